@@ -1,0 +1,45 @@
+# `make demo` and `make test` set everything up by themselves, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test bench lab notebooks readme clean
+
+demo: $(INSTALLED)  ## the whole road in miniature: render, fine-tune, evaluate
+	synthdepth demo
+
+test: $(INSTALLED)  ## notebooks, linter, tests
+	ruff check .
+	nbdev_test --n_workers 1
+	python -m pytest
+
+bench: $(INSTALLED)  ## speed, as ratios against named baselines
+	for f in tests/bench_*.py; do echo "== $$f"; python $$f || exit 1; done
+
+lab: $(INSTALLED)  ## JupyterLab on the notebooks
+	jupyter lab nbs
+
+notebooks: $(INSTALLED)  ## after editing: export, run and clean every notebook, renew README.md
+	nbdev_export
+	cd nbs && for n in *.ipynb; do jupyter nbconvert --to notebook --execute --inplace $$n || exit 1; done
+	nbdev_clean
+	$(MAKE) readme
+
+readme: $(INSTALLED)
+	jupyter nbconvert --to markdown --no-input --stdout nbs/index.ipynb | sed 's#(\.\./#(#g' > README.md.part
+	mv README.md.part README.md
+
+$(INSTALLED): settings.ini setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@# Mitsuba renders about twice as fast with LLVM 17 or newer; without it, it renders all the same.
+	@if ! ldconfig -p 2>/dev/null | grep -qE 'libLLVM[-.a-z]*(1[7-9]|2[0-9])'; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    (apt-get update -qq && apt-get install -y -qq libllvm19) >/dev/null 2>&1 || echo 'libllvm19 could not be installed; rendering will be slower'; \
+	  else echo 'No LLVM 17 or newer found: rendering will be slower (Debian, Ubuntu: install libllvm19)'; fi; fi
+	@touch $@
+
+clean:  ## remove what the demo and the tests made
+	rm -rf data/demo build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,14 @@
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session')
+def real() -> Path:
+    "The folder of real RGB-D excerpts; tests that need it skip where it is absent."
+    path = Path(os.environ.get('SYNTHDEPTH_REAL', ROOT.parent/'shared'/'real'))
+    if not path.is_dir(): pytest.skip(f'no real pictures at {path} (set SYNTHDEPTH_REAL)')
+    return path

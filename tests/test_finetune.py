@@ -1,0 +1,200 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import write_synthdepth
+
+from synthdepth.data import open_data
+from synthdepth.finetune import RECIPES, FinetuneError, checkpoints, finetune, make_recipe, make_splits
+from synthdepth.models import create_model, load_model
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = dict(epochs=3, batch_size=4, height=64, width=64, lr=1e-3)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return write_synthdepth(tmp_path_factory.mktemp('toy')/'set', scenes=10, views=2)
+
+
+def fresh():
+    torch.manual_seed(1)
+    return create_model('tiny', 'none')
+
+
+def weights_of(model): return torch.cat([p.detach().flatten() for p in model.state_dict().values()])
+
+
+def test_published_recipe_has_the_published_values():
+    r = RECIPES['published']
+    assert (r.lr, r.weight_decay, r.batch_size, r.epochs, r.t_max, r.clip, r.patience) == (1e-4, 1e-4, 2, 20, 20, 1., 5)
+    assert (r.select, r.split, r.size, r.variance_focus, r.precision) == ('train', 'images', (256, 256), .15, 'fp16')
+
+
+def test_learns_logs_and_leaves_a_complete_run_folder(folder, tmp_path):
+    model = fresh()
+    before = weights_of(model)
+    log = finetune(model, folder, make_recipe('corrected', **QUICK), tmp_path/'run', progress=False)
+    assert list(log.epoch) == [0, 1, 2, 3]
+    assert log.valid_loss.iloc[-1] < log.valid_loss.iloc[0]
+    assert not torch.equal(before, weights_of(model))
+    about = json.loads((tmp_path/'run'/'run.json').read_text())
+    assert about['asked']['recipe']['epochs'] == 3 and torch.__version__.startswith(about['versions']['torch'])
+    splits = about['asked']['scenes']
+    assert not set(splits['train']) & set(splits['test']) and not set(splits['train']) & set(splits['valid'])
+    again = load_model(tmp_path/'run'/'model')
+    assert torch.equal(weights_of(again), weights_of(model))
+    suffixes = {p.suffix for p in (tmp_path/'run').rglob('*') if p.is_file()}
+    assert suffixes <= {'.json', '.csv', '.safetensors'}, 'nothing that unpickles'
+
+
+def test_best_weights_are_those_of_the_best_validation_epoch(folder, tmp_path):
+    model = fresh()
+    log = finetune(model, folder, make_recipe('corrected', **QUICK | dict(epochs=4, lr=3e-2)), tmp_path/'run', progress=False)
+    best = int(log[log.epoch > 0].set_index('epoch').valid_loss.idxmin())
+    kept = load_model(next(p for p in checkpoints(tmp_path/'run') if p.name == f'epoch_{best:03d}'))
+    assert torch.equal(weights_of(kept), weights_of(model))
+
+
+def test_early_stopping(folder, tmp_path):
+    recipe = make_recipe('corrected', **QUICK | dict(epochs=9, lr=1e-9, patience=2))
+    log = finetune(fresh(), folder, recipe, tmp_path/'run', progress=False)
+    best = int(log[log.epoch > 0].set_index('epoch').valid_loss.idxmin())
+    assert log.epoch.iloc[-1] == min(9, best + 2)
+
+
+def test_resumed_run_is_bit_identical(folder, tmp_path):
+    recipe = make_recipe('corrected', **QUICK)
+    whole = fresh()
+    finetune(whole, folder, recipe, tmp_path/'whole', progress=False)
+    shutil.copytree(tmp_path/'whole', tmp_path/'part')
+    for p in checkpoints(tmp_path/'part')[1:]: shutil.rmtree(p)
+    shutil.rmtree(tmp_path/'part'/'model')
+    resumed = fresh()
+    finetune(resumed, folder, recipe, tmp_path/'part', progress=False)
+    assert torch.equal(weights_of(resumed), weights_of(whole))
+
+
+def test_killed_training_goes_on(folder, tmp_path):
+    code = f'''
+import torch
+from synthdepth.finetune import finetune, make_recipe
+from synthdepth.models import create_model
+torch.manual_seed(1); torch.set_num_threads(1)
+recipe = make_recipe('corrected', **{QUICK!r})
+finetune(create_model('tiny', 'none'), {str(folder)!r}, recipe, {str(tmp_path/"run")!r}, progress=False)
+'''
+    (tmp_path/'go.py').write_text(code)
+    run = [sys.executable, tmp_path/'go.py']
+    for n in (1, 2):
+        p = subprocess.Popen(run)
+        while p.poll() is None and len(checkpoints(tmp_path/'run')) < n: time.sleep(.02)
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+    subprocess.run(run, check=True)
+    assert load_model(tmp_path/'run'/'model')
+    assert not [p for p in (tmp_path/'run').rglob('*.part')]
+
+
+def test_damaged_checkpoint_is_passed_over(folder, tmp_path, capsys):
+    recipe = make_recipe('corrected', **QUICK)
+    finetune(fresh(), folder, recipe, tmp_path/'run', progress=False)
+    shutil.rmtree(tmp_path/'run'/'model')
+    last = checkpoints(tmp_path/'run')[-1]
+    data = (last/'model.safetensors').read_bytes()
+    (last/'model.safetensors').write_bytes(data[:len(data)//2])
+    finetune(fresh(), folder, recipe, tmp_path/'run', progress=False)
+    assert 'cannot be read' in capsys.readouterr().out
+
+
+def test_run_of_another_recipe_is_refused(folder, tmp_path):
+    finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1)), tmp_path/'run', progress=False)
+    with pytest.raises(FinetuneError, match='recipe.lr: 0.001 there, 0.5 asked for'):
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, lr=.5)), tmp_path/'run', progress=False)
+
+
+def test_frozen_encoder_does_not_move(folder, tmp_path):
+    model = fresh()
+    groups = {k: [p.detach().clone() for p in v] for k, v in model.parameter_groups().items()}
+    finetune(model, folder, make_recipe('corrected', **QUICK | dict(epochs=1, frozen='encoder')), tmp_path/'run', progress=False)
+    for name, params in model.parameter_groups().items():
+        same = all(torch.equal(a, b) for a, b in zip(groups[name], params))
+        assert same == name.startswith('encoder'), name
+
+
+def test_everything_frozen_is_an_error(folder, tmp_path):
+    with pytest.raises(FinetuneError, match='nothing to train'):
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(frozen='all')), tmp_path/'run', progress=False)
+
+
+def test_unknown_group_is_an_error(folder, tmp_path):
+    with pytest.raises(ValueError, match='backbone'):
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(frozen='backbone')), tmp_path/'run', progress=False)
+
+
+def test_steps_that_are_not_finite_end_the_run(folder, tmp_path, monkeypatch):
+    import synthdepth.finetune as module
+    monkeypatch.setattr(module, 'silog_loss', lambda pred, *args: pred.mean()*np.nan)
+    with pytest.raises(FinetuneError, match='not finite|finite loss'):
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(batch_size=1)), tmp_path/'run', progress=False)
+
+
+def test_weights_that_do_not_change_are_an_error(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.optim.AdamW, 'step', lambda self, *args, **kw: None)
+    with pytest.raises(FinetuneError, match='did not change'):
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1)), tmp_path/'run', progress=False)
+
+
+def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path, monkeypatch):
+    import synthdepth.finetune as module
+    real, calls = module.save_file, []
+    def full(*args, **kw):
+        calls.append(1)
+        if len(calls) > 1: raise OSError(28, 'No space left on device')
+        return real(*args, **kw)
+    monkeypatch.setattr(module, 'save_file', full)
+    with pytest.raises(FinetuneError, match='No space left on device; the previous one is kept'):
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK), tmp_path/'run', progress=False)
+    assert [p.name for p in checkpoints(tmp_path/'run')] == ['epoch_001']
+
+
+def test_published_split_is_over_images(folder):
+    data = open_data(folder)
+    assert len(make_splits(data, RECIPES['published'])['train']) == 16
+    by_scene = make_splits(data, RECIPES['corrected'])
+    assert not set(by_scene['train'].scenes) & set(by_scene['test'].scenes)
+    assert replace(RECIPES['corrected'], split='images').split == 'images'
+
+
+def papermill(tmp_path, *parameters):
+    "papermill on the training notebook, as the README says."
+    command = [sys.executable, '-m', 'papermill', 'nbs/07_finetune.ipynb', str(tmp_path/'out.ipynb'), '-k', 'python3',
+               '--no-progress-bar', *parameters]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+
+
+def test_headless_run(folder, tmp_path):
+    p = papermill(tmp_path, '-p', 'recipe', 'corrected', '-p', 'data', str(folder), '-p', 'model', 'tiny', '-p', 'epochs', '1',
+                  '-p', 'height', '64', '-p', 'width', '64', '-p', 'out', str(tmp_path/'run'))
+    assert p.returncode == 0, p.stderr[-2000:]
+    assert load_model(tmp_path/'run'/'model') and (tmp_path/'run'/'loss.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('parameters, message', [
+    (['-p', 'learning_rate', '0.1'], 'unknown parameter learning_rate'),
+    (['-p', 'recipe', 'perfect'], 'unknown recipe'),
+    (['-p', 'data', '/nowhere/at/all'], 'no dataset folder at /nowhere/at/all')])
+def test_headless_mistakes(tmp_path, parameters, message):
+    p = papermill(tmp_path, *parameters)
+    assert p.returncode != 0
+    last = [x for x in p.stderr.strip().splitlines() if x][-1]
+    assert last.startswith('FinetuneError: ') and message in last
