@@ -143,7 +143,7 @@ def check_data(path: str | Path,
     rows, used = [], np.zeros(2**16, bool)
     with ThreadPoolExecutor(workers) as pool:
         examined = pool.map(lambda c: _examine(c, listing.format), listing.captures)
-        bar = tqdm(examined, 'check', len(listing.captures), unit='capture', disable=not progress)
+        bar = tqdm(examined, 'check', len(listing.captures), unit='capture', disable=None if progress else True)
         for row, problems, codes in bar:
             rows += [row] if row else []
             report.problems += problems

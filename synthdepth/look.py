@@ -224,7 +224,8 @@ def compose(look: Look,
         draw.text((x, y + 2), _short(title, width), 'black', _font())
         page.paste(Image.fromarray(panel), (x, y + HEAD))
     wide = width + step if names else width
-    page.paste(colour_bar(limits, cmap, wide, 'depth (m); gray: no depth'), (step, page.height - BAR_HEIGHT))
+    label = f'depth (m); {"striped" if cmap == "gray" else "gray"}: no depth'
+    page.paste(colour_bar(limits, cmap, wide, label), (step, page.height - BAR_HEIGHT))
     if names:
         bar = colour_bar((-reach, reach), 'RdBu', width, _NEAR_FAR, '{:+.2f}')
         page.paste(bar, (3*step, page.height - BAR_HEIGHT))
@@ -256,7 +257,7 @@ def score_table(look: Look,
     for name, metric in METRICS.items():
         unit, better = f' ({metric.unit})' if metric.unit else '', '&uarr;' if metric.higher_is_better else '&darr;'
         values = ''.join(f'<td style="text-align:right">{_number(s[name])}</td>' for s in look.scores.values())
-        rows.append(f'<tr><th scope="row" style="text-align:left" title="{escape(metric.formula)}">{name}{unit} {better}'
-                    f'</th>{values}</tr>')
+        about = f'<th scope="row" style="text-align:left" title="{escape(metric.formula)}">'
+        rows.append(f'<tr>{about}{name}{unit} {better}</th>{values}</tr>')
     return (f'<table style="border-spacing:.6em 0"><caption style="max-width:16em">{escape(str(protocol))}</caption>'
             f'<thead><tr><th scope="col">metric</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>')

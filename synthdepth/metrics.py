@@ -131,6 +131,7 @@ class Protocol:
     batch_size: int = 2 # images pooled when average is 'batch'
     silog: str = 'silog' # the definition a table shows: 'silog' or 'silog_published'
     size: tuple[int, int]|None = None # (height, width) of the ground truth compared with; None for its own
+    centre: float = 1. # share of each picture's height and width that is shown to the model and scored
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name: raise ValueError(f'protocol: name is {self.name!r}')
@@ -148,6 +149,7 @@ class Protocol:
         _choose('clamp', self.clamp, (True, False))
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f'protocol: batch_size is {self.batch_size!r}, expected a whole number above 0')
+        if not 0 < self.centre <= 1: raise ValueError(f'protocol: centre is {self.centre}, expected a share above 0, at most 1')
         if self.size is not None:
             pair = isinstance(self.size, (tuple, list)) and len(self.size) == 2
             if not pair or not all(isinstance(n, int) and n > 0 for n in self.size):
@@ -156,6 +158,7 @@ class Protocol:
 
     def __str__(self):
         parts = [f'{self.min_depth:g} < depth < {self.max_depth:g} m']
+        if self.centre != 1: parts.append(f'central {self.centre:.1%} of height and width')
         if self.size: parts.append(f'at {self.size[0]}x{self.size[1]} (h x w)')
         if self.scale_prediction != 1: parts.append(f'prediction x {self.scale_prediction:g}')
         if self.crop != 'none': parts.append(f'{self.crop} crop')
@@ -182,6 +185,7 @@ PROTOCOLS = {p.name: p for p in (
     Protocol('affine_depth', align='scale_and_shift'),
     Protocol('affine_disparity', align='scale_and_shift', align_space='disparity'),
     Protocol('nyu', crop='eigen'),
+    Protocol('nyu_fastdepth', centre=228/250, size=(224, 224)),
     Protocol('kitti', max_depth=80., crop='garg'),
     Protocol('published', scale_prediction=10., average='batch', batch_size=2, silog='silog_published',
              size=(256, 256)),

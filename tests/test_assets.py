@@ -60,14 +60,19 @@ def test_room_camera_stands_in_free_space():
 
 
 @pytest.mark.parametrize('wrong, message', [
-    (dict(objects=(9, 3)), 'lowest <= highest'), (dict(shapes=['teapot']), 'unknown entries'), (dict(views=0), 'views is 0'),
-    (dict(colour=1), 'unknown factor'), (dict(kind='attic'), "'floating' or 'room'"), (dict(materials=[]), 'is empty')])
+    (dict(objects=(9, 3)), 'objects.*lowest <= highest'), (dict(size=.5), 'size is 0.5; expected a pair'),
+    (dict(sun=(1, 2, 3)), 'sun.*expected a pair'), (dict(box=((0, 1), (0, 1))), 'three pairs'),
+    (dict(room=((5, 3), (2, 3), (3, 5))), 'room.*lowest <= highest'), (dict(shapes=['teapot']), 'unknown entries'),
+    (dict(materials=[]), 'is empty'), (dict(views=0), 'views is 0'), (dict(colour=1), 'unknown factor'),
+    (dict(kind='attic'), "'floating' or 'room'")])
 def test_wrong_factors(wrong, message):
     with pytest.raises(ValueError, match=message):
         factors('abstract', **wrong)
 
 
 def test_ablation_reaches_the_scene():
-    s = sample_scene(factors('abstract', shapes=['box'], materials=['oak', 'gold'], objects=[3, 3]), 0, 0)
-    assert len(s.objects) == 3 and {o.shape for o in s.objects} == {'box'} and {o.material for o in s.objects} <= {'oak', 'gold'}
-    assert isinstance(factors(), Factors)
+    f = factors('abstract', shapes=['box'], materials=['oak', 'gold'], objects=[3, 3])
+    s = sample_scene(f, 0, 0)
+    assert isinstance(f, Factors)
+    assert [o.shape for o in s.objects] == ['box']*3
+    assert {o.material for o in s.objects} <= {'oak', 'gold'}

@@ -8,11 +8,13 @@ from toy import write_synthdepth
 from torch import nn
 
 from synthdepth.data import open_data
-from synthdepth.evaluate import (Constant, SentinelError, bootstrap, check_predictions, compare, evaluate, evaluate_run,
-                                 find_faults, prediction_grid, report, show_table, trivial_predictors)
-from synthdepth.finetune import finetune, make_recipe
+from synthdepth.evaluate import compare, evaluate_run, prediction_grid, report, show_table
+from synthdepth.finetune import finetune
 from synthdepth.metrics import PROTOCOLS
 from synthdepth.models import create_model
+from synthdepth.recipes import make_recipe
+from synthdepth.scores import (Constant, SentinelError, bootstrap, check_predictions, evaluate, find_faults,
+                               trivial_predictors)
 
 
 class Oracle(nn.Module):

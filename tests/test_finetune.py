@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from toy import write_synthdepth
 
 from synthdepth.data import open_data
-from synthdepth.finetune import RECIPES, FinetuneError, checkpoints, finetune, make_recipe, make_splits
+from synthdepth.finetune import checkpoints, finetune
 from synthdepth.models import create_model, load_model
+from synthdepth.recipes import RECIPES, FinetuneError, make_recipe, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = dict(epochs=3, batch_size=4, height=64, width=64, lr=1e-3)
@@ -87,7 +89,8 @@ def test_resumed_run_is_bit_identical(folder, tmp_path):
 def test_killed_training_goes_on(folder, tmp_path):
     code = f'''
 import torch
-from synthdepth.finetune import finetune, make_recipe
+from synthdepth.finetune import finetune
+from synthdepth.recipes import make_recipe
 from synthdepth.models import create_model
 torch.manual_seed(1); torch.set_num_threads(1)
 recipe = make_recipe('corrected', **{QUICK!r})
@@ -159,7 +162,7 @@ def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path, monkeypatch):
     real, calls = module.save_file, []
     def full(*args, **kw):
         calls.append(1)
-        if len(calls) > 1: raise OSError(28, 'No space left on device')
+        if len(calls) > 1: raise SafetensorError('No space left on device')
         return real(*args, **kw)
     monkeypatch.setattr(module, 'save_file', full)
     with pytest.raises(FinetuneError, match='No space left on device; the previous one is kept'):
@@ -192,9 +195,21 @@ def test_headless_run(folder, tmp_path):
 @pytest.mark.parametrize('parameters, message', [
     (['-p', 'learning_rate', '0.1'], 'unknown parameter learning_rate'),
     (['-p', 'recipe', 'perfect'], 'unknown recipe'),
+    (['-p', 'model', 'gpt'], "no model 'gpt'"),
     (['-p', 'data', '/nowhere/at/all'], 'no dataset folder at /nowhere/at/all')])
 def test_headless_mistakes(tmp_path, parameters, message):
     p = papermill(tmp_path, *parameters)
     assert p.returncode != 0
     last = [x for x in p.stderr.strip().splitlines() if x][-1]
     assert last.startswith('FinetuneError: ') and message in last
+
+
+def test_finetuned_zoedepth_opens_in_the_transformers_pipeline(folder, tmp_path):
+    from test_models import as_batch, make, photo
+    from transformers import pipeline
+    finetune(make('zoedepth'), folder, make_recipe('corrected', epochs=2, batch_size=4, height=64, width=64, lr=1e-4),
+             tmp_path/'run', progress=False)
+    image = photo(48, 64)
+    theirs = pipeline('depth-estimation', model=str(tmp_path/'run'/'model'))(image)['predicted_depth'].squeeze()
+    with torch.no_grad(): ours = load_model(tmp_path/'run'/'model')(as_batch(image))[0]
+    assert torch.allclose(ours, theirs, rtol=1e-3)

@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 
 def pixels(inspector) -> np.ndarray:
-    return np.asarray(Image.open(BytesIO(inspector.controls.picture.value)))
+    return np.asarray(Image.open(BytesIO(inspector.picture)))
 
 
 def test_nothing_is_read_before_it_is_looked_at(data, monkeypatch):
@@ -43,7 +43,7 @@ def test_nothing_is_read_before_it_is_looked_at(data, monkeypatch):
     assert read == [0]
     inspector.step()
     inspector.step(-1)
-    inspector.controls.cmap.value = 'magma'
+    inspector.choose(cmap='magma')
     assert read == [0, 1]
 
 
@@ -82,7 +82,7 @@ def test_error_is_red_where_too_near_and_blue_where_too_far(data):
 
 def test_metres_under_a_pixel(data):
     inspector = DepthInspector(data, {'near': near})
-    inspector.controls.position.value = 4
+    inspector.choose(position=4)
     sample = data[3]
     row, column = np.argwhere(sample.valid)[-1]
     assert inspector.at(row, column) == {'truth': float(sample.depth[row, column]),
@@ -94,42 +94,84 @@ def test_metres_under_a_pixel(data):
 def test_stepping_stops_at_both_ends(data):
     inspector = DepthInspector(data)
     inspector.widget
-    inspector.controls.previous.click()
-    assert inspector.controls.position.value == 1
-    for _ in range(9): inspector.controls.next.click()
-    assert inspector.controls.position.value == 6 and inspector.look.index == 5
+    inspector.step(-1)
+    assert inspector.position == 1
+    for _ in range(9): inspector.step()
+    assert inspector.position == 6 and inspector.look.index == 5
 
 
 def test_scene_filter_and_worst_first(data):
     inspector = DepthInspector(data, {'near': near, 'far': far})
     inspector.widget
-    inspector.controls.sort.value = 'd1'
-    assert '1 of 6 captures are scored' in inspector.controls.message.value
-    inspector.controls.score_all.click()
-    assert inspector.controls.message.value == ''
+    inspector.choose(sort='d1')
+    assert '1 of 6 captures are scored' in inspector.message
+    inspector.score_all()
+    assert inspector.message == ''
     for name in METRICS:
         for model in ('near', 'far'):
-            inspector.controls.sort.value, inspector.controls.by.value = name, model
+            inspector.choose(sort=name, by=model)
             values = [inspector.looks.scores[model][i][name] for i in inspector.order]
             assert values == sorted(values, reverse=not METRICS[name].higher_is_better), (name, model)
             assert inspector.look.index == inspector.order[0]
     scene = data.captures[2].scene
-    inspector.controls.scene.value = scene
-    assert sorted(inspector.order) == [2, 3] and inspector.controls.position.max == 2 and inspector.look.index in (2, 3)
+    inspector.choose(scene=scene)
+    assert sorted(inspector.order) == [2, 3] and len(inspector.order) == 2 and inspector.look.index in (2, 3)
 
 
 def test_fixed_colours_stay_while_stepping(data):
     inspector = DepthInspector(data, {'near': near})
     inspector.widget
-    fitted = inspector.controls.limits.value
-    inspector.step()
-    assert inspector.controls.limits.value != fitted and inspector.controls.limits.disabled
-    inspector.controls.auto.value = False
-    inspector.controls.limits.value = (1., 4.)
-    inspector.step()
-    assert inspector.controls.limits.value == (1., 4.) and not inspector.controls.limits.disabled
-    inspector.controls.limits.value = (2., 2.)
-    assert inspector.look is not None and inspector.controls.message.value == ''
+    fitted = inspector.limits
+    assert inspector.step().limits != fitted and inspector.fit
+    inspector.choose(limits=(1., 4.))
+    assert inspector.step().limits == (1., 4.) and not inspector.fit
+    inspector.choose(limits=(2., 2.))
+    assert inspector.look is not None and inspector.message == ''
+
+
+def test_view_and_code_move_each_other(data):
+    inspector = DepthInspector(data, {'near': near, 'far': far})
+    assert inspector.controls is None
+    inspector.widget
+    c = inspector.controls
+    c.next.click()
+    assert inspector.position == c.position.value == 2 and c.picture.value == inspector.picture
+    c.position.value = 5
+    assert inspector.look.index == 4
+    c.previous.click()
+    assert c.position.value == 4
+    c.score_all.click()
+    assert c.progress.value == c.progress.max == 2 and c.progress.layout.visibility == 'hidden'
+    c.sort.value = 'rmse'
+    assert inspector.order[0] == max(range(6), key=lambda i: inspector.looks.scores['near'][i]['rmse'])
+    inspector.choose(scene=data.captures[0].scene, by='far')
+    assert (c.scene.value, c.by.value, c.position.max, c.position.value) == (data.captures[0].scene, 'far', 2, 1)
+    c.limits.value = (1, 3)
+    assert inspector.limits == (1, 3) and not c.fit.value
+    c.fit.value = True
+    assert inspector.limits == inspector.look.depth_limits() == pytest.approx(c.limits.value, abs=.01)
+    assert c.caption.value and c.table.value and c.picture.tooltip == inspector.description
+
+
+def test_empty_choice_is_a_message(data):
+    inspector = DepthInspector(data)
+    inspector.widget
+    inspector.choose(scene='nowhere')
+    assert "no capture of scene 'nowhere'" in inspector.message == inspector.controls.message.value
+    assert inspector.at(0, 0) == {}
+    assert inspector.step().look is None and inspector.choose(scene=None).look.index == 0
+    with pytest.raises(TypeError, match='no choice colour'): inspector.choose(colour='red')
+
+
+def test_interrupted_scoring_keeps_what_it_has(data):
+    calls = []
+
+    def slow(rgb):
+        calls.append(1)
+        if len(calls) == 3: raise KeyboardInterrupt
+        return near(rgb)
+    inspector = DepthInspector(data, {'slow': slow}).score_all()
+    assert sorted(inspector.looks.scores['slow']) == [0, 1]
 
 
 def test_the_prediction_shown_is_the_one_scored(data):
@@ -162,18 +204,18 @@ def broken(tmp_path, what):
 
 @pytest.mark.parametrize('what, said', [('size', 'expected equal height x width'), ('missing', 'no such file'),
                                         ('truncated', 'not a whole picture'), ('invalid', 'no pixel has a depth'),
-                                        ('empty', 'is empty')])
+                                        ('empty', 'nothing to show: no capture')])
 def test_bad_data_is_a_message_in_the_view(tmp_path, what, said):
     data = broken(tmp_path, what)
     inspector = DepthInspector(data, {'near': near})
     inspector.widget
-    assert said in inspector.controls.message.value
+    assert said in inspector.message
     assert len(pixels(inspector)) > 0 and inspector._repr_mimebundle_()[0]['text/plain']
     inspector.step()
-    inspector.controls.score_all.click()
+    inspector.score_all()
     if what != 'empty':
-        inspector.controls.position.value = 2
-        assert inspector.look.index == 1 and said not in inspector.controls.message.value
+        inspector.choose(position=2)
+        assert inspector.look.index == 1 and said not in inspector.message
 
 
 def raises(rgb): raise RuntimeError('<b>out of memory</b>')
@@ -186,11 +228,11 @@ def raises(rgb): raise RuntimeError('<b>out of memory</b>')
 def test_bad_model_is_a_message_beside_the_others(data, model, said):
     inspector = DepthInspector(data, {'bad': model, 'good': near})
     inspector.widget
-    assert said in inspector.controls.message.value
+    assert said in inspector.message
     assert list(inspector.look.scores) == ['good']
-    inspector.controls.sort.value = 'rmse'
-    inspector.controls.score_all.click()
-    assert '0 of 6 captures are scored' in inspector.controls.message.value
+    inspector.choose(sort='rmse')
+    inspector.score_all()
+    assert '0 of 6 captures are scored' in inspector.message
 
 
 def test_a_mended_file_is_seen(tmp_path):
@@ -199,15 +241,14 @@ def test_a_mended_file_is_seen(tmp_path):
     inspector.widget
     write_synthdepth(tmp_path/'d', scenes=2, views=1)
     inspector.draw()
-    assert inspector.look.index == 0 and inspector.controls.message.value == ''
+    assert inspector.look.index == 0 and inspector.message == ''
 
 
 def test_text_stands_for_the_picture(data):
     inspector = DepthInspector(data, {'near': near})
     bundle, metadata = inspector._repr_mimebundle_()
-    assert base64.b64decode(bundle['image/png']) == inspector.controls.picture.value
-    assert 'near: d1' in metadata['image/png']['alt'] == inspector.controls.picture.tooltip
-    assert metadata['image/png']['alt'] in inspector.controls.caption.value
+    assert base64.b64decode(bundle['image/png']) == inspector.picture
+    assert 'near: d1' in metadata['image/png']['alt'] == inspector.description
 
 
 def test_frontend_can_be_forced(monkeypatch):
@@ -243,8 +284,9 @@ def test_headless_notebook_stores_a_picture(data):
     assert [sorted(o.data) for o in outputs] == [['image/png', 'text/plain'], ['text/html', 'text/plain']]
     assert Image.open(BytesIO(base64.b64decode(outputs[0].data['image/png']))).width > 1000
     page, _ = HTMLExporter().from_notebook_node(nb)
-    assert f'alt="{outputs[0].metadata["image/png"]["alt"][:30]}' in page.replace('\n', '')
-    assert WIDGET not in str(outputs)
+    described = outputs[0].metadata['image/png']['alt']
+    assert described in outputs[1].data['text/html'] and described in page and 'data:image/png;base64,' in page
+    assert 'widgets' not in nb.metadata and WIDGET not in str(outputs)
 
 
 def test_live_notebook_stores_the_picture_that_the_widget_hides(data):

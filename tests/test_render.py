@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from synthdepth.data import open_data
-from synthdepth.render import RenderError, _sensor, choose_variant, millimetres, render_dataset, render_scene, tone_map, z_depth
+from synthdepth.render import RenderError, _sensor, build, choose_variant, millimetres
+from synthdepth.render import render_dataset, render_scene, tone_map, z_depth
 from synthdepth.scenes import Object, Scene, View, factors, intrinsics, sample_scene
 
 SMALL = dict(preset='abstract', scenes=4, views=2, size=(48, 64), spp=2, seed=5, objects=[4, 8])
@@ -35,9 +36,9 @@ def test_depth_equals_geometry(variant, glass):
     mi.set_variant(variant)
     size, fov, view = (240, 320), 60., View((0, 0, 0))
     bsdf = dict(type='dielectric') if glass else dict(type='diffuse')
-    scene = mi.load_dict(dict(
-        type='scene', ball=dict(type='sphere', center=[.2, .1, -2], radius=.5, bsdf=bsdf),
-        wall=dict(type='rectangle', to_world=mi.ScalarTransform4f().translate([0, 0, -4]).rotate([0, 1, 0], 30).scale(9))))
+    oblique = mi.ScalarTransform4f().translate([0, 0, -4]).rotate([0, 1, 0], 30).scale(9)
+    scene = mi.load_dict(dict(type='scene', ball=dict(type='sphere', center=[.2, .1, -2], radius=.5, bsdf=bsdf),
+                              wall=dict(type='rectangle', to_world=oblique)))
     z = z_depth(scene, _sensor(view, fov, size), view, variant, size, fov)
     choose_variant.cache_clear()
     choose_variant()
@@ -128,13 +129,14 @@ def test_other_arguments_are_refused_and_nothing_is_lost(small):
 
 def test_foreign_folder_is_refused(tmp_path):
     (tmp_path/'thesis.txt').write_text('precious')
-    with pytest.raises(RenderError, match='not a dataset'):
+    with pytest.raises(RenderError, match=r'not a dataset \(thesis.txt\)'):
         render_dataset(tmp_path, progress=False, **SMALL)
     assert (tmp_path/'thesis.txt').read_text() == 'precious'
 
 
 @pytest.mark.parametrize('wrong, message', [
     (dict(preset='attic'), 'unknown preset'), (dict(scenes=0), 'scenes is 0'), (dict(size=(4, 4)), '16 pixels'),
+    (dict(spp=0), 'spp is 0'),
     (dict(colour=3), 'unknown factor')])
 def test_wrong_arguments(tmp_path, wrong, message):
     with pytest.raises((RenderError, ValueError), match=message):
@@ -152,6 +154,16 @@ def test_full_disk(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert not (tmp_path/'set'/'dataset.json').exists()
     assert render_dataset(tmp_path/'set', workers=1, progress=False, **SMALL)
+
+
+def test_unknown_names_in_a_scene_are_refused():
+    "A scene may have been edited by hand."
+    view = (View((0., 0., 0.)),)
+    teapot = Object('sphere', 'porcelain', (0., 0., -2.), (1., 1., 1.))
+    with pytest.raises(ValueError, match="scene x has unknown materials.*'porcelain'"):
+        build(Scene('x', 0, 60., 'gray', 3., (teapot,), view), choose_variant())
+    with pytest.raises(ValueError, match="unknown background 'attic'"):
+        build(Scene('x', 0, 60., 'attic', 3., (), view), choose_variant())
 
 
 def test_exposure_never_burns_out_most_of_the_picture():
