@@ -102,18 +102,21 @@ class Factors:
     room: tuple = ((3.5, 7.), (2.4, 3.2), (3.5, 7.))  # width, height, depth in metres
     lamps: tuple = (1, 3)             # luminous panels on the ceiling of a room
     eye: tuple = (1.1, 1.8)           # height of the camera in a room, metres
+    floating: tuple = (0, 0)          # how many objects float in a room besides, both ends included
+    retries: int = 0                  # how often a scene with a bad view is sampled anew, 0 or more
 
     def __post_init__(self):
         if self.kind not in ('floating', 'room'):
             raise ValueError(f"factor kind is {self.kind!r}; expected 'floating' or 'room'")
         for name, known in dict(shapes=SHAPES, materials=MATERIALS, backgrounds=BACKGROUNDS).items():
             _check_names(name, getattr(self, name), known)
-        for name in ('objects', 'size', 'sun', 'fov', 'lamps', 'eye'): _check_range(name, getattr(self, name), 0)
+        for name in ('objects', 'size', 'sun', 'fov', 'lamps', 'eye', 'floating'): _check_range(name, getattr(self, name), 0)
         for name in ('box', 'room'):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f'factor {name} is {getattr(self, name)}; expected three pairs, for x, y and z')
             for pair in getattr(self, name): _check_range(name, pair)
         if self.views < 1: raise ValueError(f'factor views is {self.views}; expected 1 or more')
+        if self.retries < 0: raise ValueError(f'factor retries is {self.retries}; expected 0 or more')
 
 # %% ../nbs/00_scenes.ipynb #00-021
 PRESETS = {  # name -> Factors
@@ -121,6 +124,8 @@ PRESETS = {  # name -> Factors
     'rooms': Factors(kind='room', objects=(12, 24), shapes=tuple(s for s in THINGS if s not in ('stairs', 'ladder')),
                      size=(.15, .5), sun=(0., 0.), pitch=(-22., 8.), roll=3.),
 }
+PRESETS['published'] = replace(PRESETS['abstract'], camera=(0., 1.55, 5.75), retries=3)
+PRESETS['mixed'] = replace(PRESETS['rooms'], floating=(6, 14), retries=3)
 
 
 def factors(
@@ -237,6 +242,18 @@ def _furnish(f: Factors, w, d, taken: list, rng) -> list[Object]:
     return objects
 
 # %% ../nbs/00_scenes.ipynb #00-039
+def _adrift(f: Factors, w, h, d, camera, rng) -> list[Object]:
+    "Objects in the air of a room, in any orientation; those that come near the camera's (x, z, radius) are left out."
+    objects = []
+    for _ in range(rng.integers(f.floating[0], f.floating[1]+1)):
+        size, turn = float(rng.uniform(*f.size)), Rotation.random(rng=rng).as_quat()
+        at = rng.uniform(-.5, .5, 3)*(np.array([w, h, d]) - size) + (0, h/2, 0)
+        shape, material = str(rng.choice(f.shapes)), str(rng.choice(f.materials))
+        if np.hypot(at[0]-camera[0], at[2]-camera[1]) < camera[2] + size: continue
+        objects.append(Object(shape, material, tuple(at.tolist()), (size,)*3, tuple(turn.tolist())))
+    return objects
+
+# %% ../nbs/00_scenes.ipynb #00-041
 def _room(f: Factors, rng) -> tuple[list[Object], list[View]]:
     "A furnished room, seen from one spot in it."
     w, h, d = (rng.uniform(*r) for r in f.room)
@@ -245,21 +262,23 @@ def _room(f: Factors, rng) -> tuple[list[Object], list[View]]:
     taken = []
     x, z = _free_spot(w, d, .5, taken, rng, margin=.2)
     objects += _furnish(f, w, d, taken, rng)
+    if f.floating[1]: objects += _adrift(f, w, h, d, taken[0], rng)
     def view(motion):
         at = x+rng.uniform(-.2, .2), rng.uniform(*f.eye), z+rng.uniform(-.2, .2)
         yaw = np.degrees(np.arctan2(x, z)) + rng.uniform(-70, 70)
         return View(tuple(map(float, at)), yaw=float(yaw), **motion)
     return objects, [view(m) for m in _motion(f, rng)]
 
-# %% ../nbs/00_scenes.ipynb #00-042
+# %% ../nbs/00_scenes.ipynb #00-044
 def sample_scene(
     f: Factors,           # what may vary
     seed: int = 0,        # of the dataset, >= 0
     index: int = 0,       # of the scene in it, >= 0
     name: str = 'scene',  # a prefix, usually the preset
+    attempt: int = 0,     # 0, or which further try when a view of the scene was bad
 ) -> Scene:               # plain data
     "Sample one scene; the same arguments give the same scene."
-    rng = np.random.default_rng([seed, index])
+    rng = np.random.default_rng([seed, index] + [attempt]*(attempt > 0))
     objects, views = (_floating if f.kind == 'floating' else _room)(f, rng)
     solid, sky = ([b for b in f.backgrounds if (b in SOLID) == s] for s in (True, False))
     pick = (solid or sky) if rng.random() < f.solid else (sky or solid)
@@ -268,7 +287,7 @@ def sample_scene(
     return Scene(f'{name}-{seed}-{index:05d}', seed*1_000_003 + index, fov, background, sun,
                  tuple(objects), tuple(views))
 
-# %% ../nbs/00_scenes.ipynb #00-046
+# %% ../nbs/00_scenes.ipynb #00-050
 def to_json(
     scene: Scene,  # of plain numbers and names
 ) -> str:          # one line
@@ -285,7 +304,7 @@ def from_json(
     d['views'] = tuple(View(**{k: _tuples(v) for k, v in o.items()}) for o in d['views'])
     return Scene(**d)
 
-# %% ../nbs/00_scenes.ipynb #00-050
+# %% ../nbs/00_scenes.ipynb #00-054
 def camera_pose(
     view: View,   # angles in degrees, position in metres
 ) -> np.ndarray:  # (4,4) camera-to-world; OpenCV camera axes, world y up, metres
@@ -296,7 +315,7 @@ def camera_pose(
     pose[:3, 3] = view.position
     return pose
 
-# %% ../nbs/00_scenes.ipynb #00-052
+# %% ../nbs/00_scenes.ipynb #00-056
 def intrinsics(
     fov: float,   # vertical, degrees, 0..180
     width: int,   # pixels

@@ -8,10 +8,12 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from synthdepth.data import open_data
-from synthdepth.render import RenderError, _sensor, build, choose_variant, millimetres
-from synthdepth.render import render_dataset, render_scene, tone_map, z_depth
+from synthdepth.render import EXTRAS, RenderError, _sensor, build, choose_variant, contact_sheet, decode_normal
+from synthdepth.render import encode_normal, fault, focal_stack, millimetres, render_dataset, render_scene, surface
+from synthdepth.render import tone_map, z_depth
 from synthdepth.scenes import Object, Scene, View, factors, intrinsics, sample_scene
 
 SMALL = dict(preset='abstract', scenes=4, views=2, size=(48, 64), spp=2, seed=5, objects=[4, 8])
@@ -97,7 +99,7 @@ def test_killed_and_started_again(small, tmp_path):
         while p.poll() is None and len(list(out.glob('.render/scene_*'))) <= before:
             time.sleep(.02)
         if p.poll() is None:
-            if kills % 2: os.killpg(p.pid, signal.SIGKILL)
+            if kills % 2 == 0: os.killpg(p.pid, signal.SIGKILL)
             else: p.kill()  # the workers must notice that their parent is gone
             kills += 1
         p.wait()
@@ -182,3 +184,152 @@ def test_sun_lights_the_side_that_faces_it():
     assert right > left + 20
     left, right = brightness(-90)
     assert left > right + 20
+
+
+def pixel_rays(size, fov=60.):
+    "(H,W,3) in the camera's axes, 1 along the viewing direction."
+    k = intrinsics(fov, size[1], size[0])
+    v, u = np.mgrid[.5:size[0], .5:size[1]]
+    return np.stack([(u-k['cx'])/k['fx'], (v-k['cy'])/k['fy'], np.ones_like(u)], -1)
+
+
+TWO = Scene('two', 0, 60., 'gray', 2., (Object('sphere', 'gold', (-.4, 0., -2.), (1., 1., 1.)),
+                                        Object('box', 'gold', (.9, 0., -3.), (1., 1., 1.)),
+                                        Object('box', 'oak', (.7, .3, -9.), (30., 31., 1.))),
+            (View((0., 0., 0.)),))
+
+
+def seen(scene, size, variant=None):
+    "Depth and surface of a scene's first view."
+    variant, view = variant or choose_variant(), scene.views[0]
+    mi_scene, sensor = build(scene, variant), _sensor(view, scene.fov, size)
+    z = z_depth(mi_scene, sensor, view, variant, size, scene.fov)
+    return z, surface(mi_scene, scene, sensor, view, variant, z)
+
+
+@pytest.mark.parametrize('variant', ['llvm_ad_rgb', 'scalar_rgb'])
+def test_surface_equals_geometry(variant):
+    import mitsuba as mi
+    try: choose_variant((variant,))
+    except RenderError as e: pytest.skip(str(e))
+    mi.set_variant(variant)
+    size = (60, 80)
+    try: z, s = seen(TWO, size, variant)
+    finally:
+        choose_variant.cache_clear()
+        choose_variant()
+    rays = pixel_rays(size)
+    assert s.distance == pytest.approx(z*np.linalg.norm(rays, axis=-1), abs=1e-4)
+    assert (z > 0).all() and set(np.unique(s.instance)) == {1, 2, 3}, 'two objects of one material keep two numbers'
+    ball = s.instance == 1
+    outward = rays*z[..., None] - [-.4, 0, 2]  # y points down, z forward
+    outward /= np.linalg.norm(outward, axis=-1, keepdims=True)
+    inner = ball & ((outward*rays).sum(-1) < -.3)
+    angle = np.degrees(np.arccos((s.normal*outward).sum(-1).clip(-1, 1)))
+    assert ball.mean() > .05 and angle[inner].max() < 1
+    assert np.abs(s.normal[s.instance == 3] - [0, 0, -1]).max() < 1e-5
+    assert np.abs(z[s.instance == 3] - 8.5).max() < 1e-4 and z[s.instance == 2].min() == pytest.approx(2.5, abs=1e-4)
+
+
+def test_normals_face_the_camera_in_its_own_axes():
+    "A floor seen from a camera that looks down: its normal points up and towards the camera."
+    floor = Object('box', 'tiles', (0., -1.5, 0.), (50., 1., 50.))
+    view = View((0., 1., 0.), pitch=-30.)
+    _, s = seen(Scene('x', 0, 60., 'gray', 2., (floor,), (view,)), (24, 32))
+    assert s.normal[20, 16] == pytest.approx([0, -np.cos(np.radians(30)), -np.sin(np.radians(30))], abs=1e-5)
+
+
+def test_normals_survive_eight_bits():
+    n = np.random.default_rng(0).normal(size=(1000, 3))
+    n /= np.linalg.norm(n, axis=1, keepdims=True)
+    assert np.degrees(np.arccos((decode_normal(encode_normal(n))*n).sum(1).clip(-1, 1))).max() < .5
+    assert (decode_normal(encode_normal(np.zeros((2, 3)))) == 0).all()
+
+
+def sharpness(x):
+    "Variance of the Laplacian."
+    return (4*x[1:-1, 1:-1] - x[:-2, 1:-1] - x[2:, 1:-1] - x[1:-1, :-2] - x[1:-1, 2:]).var()
+
+
+def test_the_slice_focused_on_an_object_is_its_sharpest():
+    "Two checkered walls, near on the left, far on the right."
+    walls = Object('box', 'checker', (-2., 0., -2.5), (4., 4., 1.)), Object('box', 'checker', (4., 0., -5.5), (8., 12., 1.))
+    scene = Scene('x', 0, 60., 'white', 0., walls, (View((0., 0., 0.)),))
+    mi_scene, distances = build(scene, choose_variant()), [1.2, 2., 3.2, 5., 9.]
+    stack = focal_stack(mi_scene, scene.views[0], 60., (96, 128), distances, .08, 32, denoise=False)
+    gray = [x.mean(-1) for x in stack]
+    assert np.argmax([sharpness(g[:, :56]) for g in gray]) == 1
+    assert np.argmax([sharpness(g[:, 72:]) for g in gray]) == 3
+
+
+def test_extras_are_written_and_listed_and_change_nothing_else(small, tmp_path):
+    arguments = SMALL | dict(scenes=2)
+    out = render_dataset(tmp_path/'set', workers=1, progress=False, extras=EXTRAS, focal=dict(slices=2), **arguments)
+    line = json.loads((out/'metadata.jsonl').read_text().splitlines()[1])
+    for kind in ('rgb', 'depth'):
+        name = line[f'{kind}_file_name']
+        assert (out/name).read_bytes() == (small/name).read_bytes()
+    z, distance, instance = (np.array(Image.open(out/line[f'{k}_file_name'])) for k in ('depth', 'distance', 'instance'))
+    normal = np.array(Image.open(out/line['normal_file_name']))
+    assert distance.dtype == instance.dtype == np.uint16 and normal.dtype == np.uint8
+    assert np.abs(distance - z*np.linalg.norm(pixel_rays((48, 64)), axis=-1)).max() <= 1.3
+    assert ((instance > 0) == (z > 0)).all() and instance.max() <= line['objects']
+    assert ((normal != 128).any(-1) == (z > 0)).all()
+    assert line['focal_file_names'] == ['focal/focal_00001_0.png', 'focal/focal_00001_1.png']
+    assert len(line['focal']['distances']) == 2 and line['focal']['aperture'] == .05
+    assert all((out/name).is_file() for name in line['focal_file_names'])
+    assert len(open_data(out)) == 4
+    with pytest.raises(RenderError, match='extras'):
+        render_dataset(out, workers=1, progress=False, **arguments)
+
+
+def test_bad_views_are_counted_or_their_scene_is_sampled_anew(tmp_path, monkeypatch):
+    from synthdepth import render
+    real = render.sample_scene
+    def shut_in(f, seed, index, name, attempt=0):
+        scene = real(f, seed, index, name, attempt)
+        if index == 1 and attempt < 2:  # a crate around the camera
+            from dataclasses import replace
+            crate = Object('box', 'oak', scene.views[1].position, (.2, .2, .2))
+            scene = replace(scene, objects=(*scene.objects, crate))
+        return scene
+    monkeypatch.setattr(render, 'sample_scene', shut_in)
+    arguments = dict(scenes=2, views=2, size=(24, 32), spp=1, workers=1, progress=False, objects=[4, 8])
+    info = json.loads((render_dataset(tmp_path/'kept', 'abstract', **arguments)/'dataset.json').read_text())
+    assert info['views']['flagged'] == 2 and info['views']['faults'] == dict(inside=2)
+    out = render_dataset(tmp_path/'anew', 'published', **arguments)
+    info = json.loads((out/'dataset.json').read_text())
+    lines = [json.loads(x) for x in (out/'metadata.jsonl').read_text().splitlines()]
+    assert info['views']['flagged'] == 0 and info['views']['scenes_sampled_anew'] == 2
+    assert [x.get('attempt', 0) for x in lines] == [0, 0, 2, 2]
+
+
+def test_a_folder_from_before_a_factor_existed_goes_on(small, tmp_path):
+    import shutil
+    old = shutil.copytree(small, tmp_path/'old')
+    info = json.loads((old/'dataset.json').read_text())
+    del info['generator']['factors']['floating'], info['generator']['factors']['retries'], info['views']
+    (old/'dataset.json').write_text(json.dumps(info))
+    assert render_dataset(old, workers=1, progress=False, **SMALL) == old
+    with pytest.raises(RenderError, match='factors'):
+        render_dataset(old, workers=1, progress=False, **SMALL | dict(retries=1))
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (dict(extras=('heat',)), 'unknown extras heat'), (dict(extras=('focal',), focal=dict(radius=1)), 'unknown focal option'),
+    (dict(extras=('focal',), focal=dict(aperture=0)), 'aperture > 0'), (dict(retries=-1), 'retries is -1')])
+def test_wrong_extras(tmp_path, wrong, message):
+    with pytest.raises((RenderError, ValueError), match=message):
+        render_dataset(tmp_path/'set', progress=False, **SMALL | wrong)
+    assert not (tmp_path/'set').exists()
+
+
+def test_contact_sheet_of_a_folder(small, tmp_path):
+    sheet = contact_sheet(small, n=3, columns=2, size=(30, 40))
+    assert sheet.size == (2*46, 2*66)
+    with pytest.raises(RenderError, match='neither a finished dataset folder nor a preset'): contact_sheet(tmp_path)
+
+
+def test_fault_needs_something_wrong(small):
+    scene = sample_scene(factors('abstract', views=2, objects=[4, 8]), 5, 0, 'abstract')
+    assert fault(next(render_scene(scene, (48, 64), 2))) is None
