@@ -235,6 +235,7 @@ def _thumbnails(axes: np.ndarray, report: Report):
 def _draw(report: Report):
     "The page of `Report.page`."
     import matplotlib.pyplot as plt
+    import matplotlib.ticker
     fig = plt.figure(figsize=(11, 7.6), layout='constrained')
     head, graphs, pictures = fig.subfigures(3, 1, height_ratios=[1, 1.5, 2])
     lines = [line if len(line) < 170 else line[:167] + '...' for line in str(report).splitlines()]
@@ -245,6 +246,8 @@ def _draw(report: Report):
         seen = DEPTH_BINS[:-1][report.depths > 0]
         hist.set(xlabel='depth (m)', ylabel='share of pixels', xscale='log',
                  xlim=(seen.min()/1.1, seen.max()*1.2) if len(seen) else None)
+        hist.xaxis.set_major_formatter('{x:g}')
+        hist.xaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(1, .5)))
         valid.hist(report.table.valid, np.linspace(0, 1, 26))
         valid.set(xlabel='valid share of a capture', ylabel='captures')
     if report.votes is not None:
