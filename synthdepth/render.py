@@ -217,6 +217,7 @@ def radiance(
     colour = trace(spp, type='path', max_depth=8, rr_depth=3)[..., :3]
     if not denoise: return colour
     import pyoidn
+    if mi.variant().startswith('scalar'): return pyoidn.denoise(np.ascontiguousarray(colour), hdr=True)  # guides: 20 x slower
     guides = trace(4, type='aov', aovs='albedo:albedo,normal:sh_normal')
     albedo, normal = (np.ascontiguousarray(x) for x in (guides[..., -6:-3], guides[..., -3:]))
     return pyoidn.denoise(np.ascontiguousarray(colour), albedo=albedo, normal=normal, hdr=True)
