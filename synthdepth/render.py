@@ -4,7 +4,7 @@
 __all__ = ['OLDEST_LLVM', 'CORNERS', 'GRADIENTS', 'FARTHEST', 'FOCAL', 'EXTRAS', 'RenderError', 'choose_variant', 'place', 'sky',
            'build', 'radiance', 'exposure', 'tone_map', 'z_depth', 'Surface', 'surface', 'focus_distances',
            'focal_stack', 'Capture', 'render_scene', 'fault', 'millimetres', 'encode_normal', 'decode_normal',
-           'render_dataset', 'contact_sheet']
+           'render_dataset']
 
 # %% ../nbs/01_render.ipynb #01-004
 import json
@@ -31,7 +31,8 @@ from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
 from .assets import MATERIALS, Material, shape_mesh
-from .scenes import BACKGROUNDS, PRESETS, SOLID, Factors, Object, Scene, View
+from .own import add_environments, add_meshes, read_environment
+from .scenes import BACKGROUNDS, ENVIRONMENTS, SOLID, Factors, Object, Scene, View
 from .scenes import camera_pose, factors, intrinsics, sample_scene, sun_direction
 
 # %% ../nbs/01_render.ipynb #01-008
@@ -113,7 +114,7 @@ def place(
     facing = np.abs(np.cross(local[:, 1]-local[:, 0], local[:, 2]-local[:, 0])).argmax(1)
     axes = [((facing+k)%3)[:, None, None].repeat(3, 1) for k in (1, 2)]
     uv = np.stack([np.take_along_axis(local, a, 2)[..., 0] for a in axes], -1)
-    return local@turn.T + np.array(o.position, np.float32), normals@turn.T, uv
+    return local@turn.T + np.array(o.position, np.float32), normals@turn.T, uv/np.float32(o.texture)
 
 # %% ../nbs/01_render.ipynb #01-021
 CORNERS = np.array([[[s*50, s*50, s*50], [s*50, s*50, s*49.99], [s*50, s*49.99, s*50]] for s in (-1, 1)],
@@ -154,9 +155,10 @@ GRADIENTS = dict(  # sky -> linear radiance of ground, horizon and zenith; expon
 
 
 def sky(
-    name: str,    # in BACKGROUNDS
-) -> np.ndarray:  # (64,128,3) float32 linear radiance; the first row is straight up
+    name: str,    # in BACKGROUNDS or ENVIRONMENTS
+) -> np.ndarray:  # (H,2H,3) float32 linear radiance; the first row is straight up
     "The radiance of the surroundings; ValueError for an unknown name."
+    if name in ENVIRONMENTS: return read_environment(ENVIRONMENTS[name])
     if name in SOLID: return np.ones((64, 128, 3), np.float32)*np.float32(SOLID[name])
     if name not in GRADIENTS: raise ValueError(f'unknown background {name!r}; known: {", ".join(BACKGROUNDS)}')
     v, u = np.mgrid[.5:64, .5:128]
@@ -182,7 +184,8 @@ def build(
     d = {'type': 'scene', 'embree_use_robust_intersections': True}  # otherwise rays slip between two triangles
     if scene.background != 'none': d['sky'] = dict(type='envmap', bitmap=mi.Bitmap(sky(scene.background)))
     if scene.sun:
-        d['sun'] = dict(type='directional', direction=[0, -1, 0], irradiance=dict(type='rgb', value=scene.sun))
+        light = dict(type='rgb', value=[scene.sun*c for c in scene.sun_colour])
+        d['sun'] = dict(type='directional', direction=[0, -1, 0], irradiance=light)
     d.update({f'mesh_{name}': _mesh(name, objects, variant) for name, objects in by_material.items()})
     return mi.load_dict(d, parallel=False)
 
@@ -519,8 +522,8 @@ def _row(scene: Scene, view: View, size) -> dict:
     "What is known about a capture besides its picture and its depth."
     return dict(intrinsics=dict(intrinsics(scene.fov, size[1], size[0]), width=size[1], height=size[0]),
                 pose=camera_pose(view).tolist(),
-                light=dict(direction=sun_direction(view).tolist(), irradiance=scene.sun),
-                background=scene.background)
+                light=dict(direction=sun_direction(view).tolist(), irradiance=scene.sun)
+                | (dict(colour=scene.sun_colour) if scene.sun_colour != (1, 1, 1) else {}), background=scene.background)
 
 
 def _save(out: Path, number: str, c: Capture, focal: dict) -> dict:
@@ -562,7 +565,20 @@ def _render_one(job: tuple) -> int:
     return index
 
 # %% ../nbs/01_render.ipynb #01-074
-def _start_worker(parent: int):
+def _register(meshes, environments) -> dict:
+    "Register the files of both folders, where given; names and hashes."
+    return dict(meshes=add_meshes(meshes) if meshes else {}, environments=add_environments(environments) if environments else {})
+
+
+def _factors(preset: str, own: dict, overrides: dict) -> Factors:
+    "A preset whose shapes and backgrounds include the user's own, unless overridden."
+    f = factors(preset)
+    more = dict(shapes=(*f.shapes, *own['meshes']), backgrounds=(*f.backgrounds, *own['environments']))
+    return factors(preset, **more | overrides)
+
+# %% ../nbs/01_render.ipynb #01-076
+def _start_worker(parent: int, own: tuple):
+    _register(*own)
     os.environ.update(OIDN_NUM_THREADS='1', OIDN_SET_AFFINITY='0')
     def watch():
         while os.getppid() == parent: time.sleep(1)
@@ -574,7 +590,7 @@ def _start_worker(parent: int):
         dr.set_thread_count(1)
 
 
-def _run(jobs: list, workers: int, done):
+def _run(jobs: list, workers: int, own: tuple, done):
     "Render the jobs and call `done` after each."
     if workers == 1:  # in this process: simple to debug, and what a notebook that defines these functions can do
         for job in jobs:
@@ -582,9 +598,11 @@ def _run(jobs: list, workers: int, done):
             done()
         return
     spawn = multiprocessing.get_context('spawn')
-    pool = ProcessPoolExecutor(min(workers, len(jobs)) or 1, spawn, _start_worker, (os.getpid(),))
+    pool = ProcessPoolExecutor(min(workers, len(jobs)) or 1, spawn, _start_worker, (os.getpid(), own))
     try:
-        for future in as_completed([pool.submit(_render_one, job) for job in jobs]):
+        futures = [pool.submit(_render_one, job) for job in jobs]
+        pool.submit(os.getpid)  # wakes the executor, which else may never learn that the last worker it started has died
+        for future in as_completed(futures):
             future.result()
             done()
     except BrokenProcessPool as e:
@@ -592,7 +610,7 @@ def _run(jobs: list, workers: int, done):
                           'start the same command again to go on, perhaps with fewer workers') from e
     finally: pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../nbs/01_render.ipynb #01-076
+# %% ../nbs/01_render.ipynb #01-078
 @contextmanager
 def _lock(out: Path):
     "Refuse a second process on the same folder; the system frees the lock when the process dies, however it dies."
@@ -633,11 +651,17 @@ def _check_same(out: Path, path: Path, generator: dict):
         raise RenderError(f'{out} was begun with other arguments ({say}); '
                           'choose another folder or delete this one')
 
-# %% ../nbs/01_render.ipynb #01-078
+# %% ../nbs/01_render.ipynb #01-080
 def _version(name: str) -> str | None:
     "Of an installed package; None when there is none of that name."
     try: return version(name)
     except PackageNotFoundError: return None
+
+
+def _builds(denoise: bool) -> dict:
+    "What the bytes of a picture depend on besides the scene."
+    return dict(variant=choose_variant(), mitsuba=_version('mitsuba'), pyoidn=_version('pyoidn') if denoise else None,
+                machine=platform.machine(), synthdepth=_version('synthdepth'))
 
 
 def _claim(out: Path, generator: dict) -> bool:
@@ -661,7 +685,7 @@ def _finish(out: Path, views: int, generator: dict):
     _write(out/'dataset.json', dict(format='synthdepth', format_version=_FORMAT, captures=scenes*views, scenes=scenes,
                                     size=size, depth=depth, views=summary, generator=generator))
 
-# %% ../nbs/01_render.ipynb #01-080
+# %% ../nbs/01_render.ipynb #01-082
 def render_dataset(
     out,                         # folder, new or begun by the same call
     preset: str = 'abstract',    # a name in PRESETS
@@ -674,6 +698,8 @@ def render_dataset(
     progress: bool = True,       # show a bar
     extras: tuple = (),          # more pictures of each capture, some of EXTRAS
     focal: dict | None = None,   # replaces entries of FOCAL, for the focal stack
+    meshes=None,                 # folder with the user's own meshes, which join the preset's shapes
+    environments=None,           # folder with the user's own HDR pictures, which join its backgrounds
     **overrides,                 # fields of Factors to replace
 ) -> Path:                       # the finished folder
     "Render scenes into a dataset folder; started again after an interruption it goes on, and the bytes are the same."
@@ -682,11 +708,11 @@ def render_dataset(
     if min(size) < 16: raise RenderError(f'size is {tuple(size)}; expected (height, width) of 16 pixels or more')
     if wrong := set(extras) - set(EXTRAS):
         raise RenderError(f'unknown extras {", ".join(sorted(wrong))}; known: {", ".join(EXTRAS)}')
-    out, f, lens = Path(out), factors(preset, **overrides), _focal(focal)
-    generator = dict(
-        preset=preset, scenes=scenes, seed=seed, size=list(size), spp=spp, denoise=denoise, factors=asdict(f),
-        variant=choose_variant(), mitsuba=_version('mitsuba'), pyoidn=_version('pyoidn') if denoise else None,
-        machine=platform.machine(), synthdepth=_version('synthdepth'))
+    own = _register(meshes, environments)
+    out, f, lens = Path(out), _factors(preset, own, overrides), _focal(focal)
+    generator = dict(preset=preset, scenes=scenes, seed=seed, size=list(size), spp=spp, denoise=denoise, factors=asdict(f),
+                     **_builds(denoise))
+    if any(own.values()): generator['own'] = own
     if extras: generator['extras'] = [e for e in EXTRAS if e in extras]
     if 'focal' in extras: generator['focal'] = lens
     if _claim(out, generator): return out
@@ -695,42 +721,7 @@ def render_dataset(
         jobs = [(out, preset, f, seed, i, tuple(size), spp, denoise, tuple(extras), focal) for i in todo]
         with tqdm(total=scenes*f.views, initial=(scenes-len(todo))*f.views, desc=f'render {preset}', unit='capture',
                   disable=None if progress else True) as bar:
-            _run(jobs, workers or os.cpu_count(), lambda: bar.update(f.views))
+            _run(jobs, workers or os.cpu_count(), (meshes, environments), lambda: bar.update(f.views))
         _finish(out, f.views, generator)
     shutil.rmtree(out/_WORK, ignore_errors=True)
     return out
-
-# %% ../nbs/01_render.ipynb #01-086
-def _shown(source, n: int, seed: int, size) -> Iterator[tuple]:
-    "RGB (H,W,3) uint8 and depth (H,W) in metres of captures spread over a folder, or of a preset's first scenes."
-    if str(source) in PRESETS:
-        for i in range(n):
-            scene = sample_scene(factors(str(source), views=1), seed, i, str(source))
-            c = next(render_scene(scene, size))
-            yield c.rgb, c.depth
-        return
-    try: rows = [json.loads(line) for line in (Path(source)/'metadata.jsonl').read_text().splitlines()]
-    except OSError as e:
-        raise RenderError(f'{source} is neither a finished dataset folder nor a preset ({", ".join(PRESETS)})') from e
-    for i in np.linspace(0, len(rows)-1, min(n, len(rows))).astype(int):
-        rgb, depth = (Image.open(Path(source)/rows[i][f'{k}_file_name']) for k in ('rgb', 'depth'))
-        yield np.array(rgb.resize(size[::-1])), np.array(depth.resize(size[::-1], Image.Resampling.NEAREST))/1000
-
-
-def contact_sheet(
-    source,              # dataset folder, or a name in PRESETS
-    n: int = 10,         # how many captures, 1 or more
-    columns: int = 5,    # captures side by side
-    seed: int = 1,       # of the scenes, for a preset
-    size=(120, 160),     # (height, width) of each in pixels
-    reach: float = 8.,   # metres, where the colours of depth end
-) -> Image.Image:        # pictures, each with its depth below
-    "Captures at a glance; RenderError when the source is neither a folder nor a preset."
-    from matplotlib import colormaps
-    def cell(rgb, depth):
-        colour = (colormaps['viridis_r'](depth/reach)[..., :3]*255).astype(np.uint8)
-        both = np.concatenate([rgb, np.where(depth[..., None] > 0, colour, np.uint8(153))])
-        return np.pad(both, ((0, 6), (0, 6), (0, 0)), constant_values=255)
-    cells = [cell(*x) for x in _shown(source, n, seed, size)]
-    cells += [np.full_like(cells[0], 255)]*(-len(cells) % columns)
-    return Image.fromarray(np.concatenate([np.concatenate(cells[i:i+columns], 1) for i in range(0, len(cells), columns)]))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from synthdepth.data import open_data
-from synthdepth.render import EXTRAS, RenderError, _sensor, build, choose_variant, contact_sheet, decode_normal
+from synthdepth.render import EXTRAS, RenderError, _sensor, build, choose_variant, decode_normal
 from synthdepth.render import encode_normal, fault, focal_stack, millimetres, render_dataset, render_scene, surface
 from synthdepth.render import tone_map, z_depth
 from synthdepth.scenes import Object, Scene, View, factors, intrinsics, sample_scene
@@ -109,6 +109,22 @@ def test_killed_and_started_again(small, tmp_path):
     time.sleep(1.5)  # an orphan ends within a second
     assert kills >= 2
     assert digest(out) == digest(small)
+
+
+def test_a_worker_that_dies_ends_the_run(tmp_path):
+    "Even the one that was started last: the pool must not wait for it for ever."
+    if not os.path.exists('/proc/self/task'): pytest.skip('children are found in /proc')
+    arguments = SMALL | dict(scenes=2, views=40)
+    (tmp_path/'go.py').write_text(f'from synthdepth.render import render_dataset\nif __name__ == "__main__": '
+                                  f'render_dataset({str(tmp_path/"set")!r}, workers=2, progress=False, **{arguments!r})')
+    p = subprocess.Popen([sys.executable, tmp_path/'go.py'], stderr=subprocess.PIPE, text=True)
+    def workers():
+        ids = open(f'/proc/{p.pid}/task/{p.pid}/children').read().split()
+        return [i for i in map(int, ids) if b'spawn_main' in open(f'/proc/{i}/cmdline', 'rb').read()]
+    while len(found := workers()) < 2 and p.poll() is None: time.sleep(.02)
+    time.sleep(1)
+    os.kill(found[-1], signal.SIGKILL)
+    assert 'died (out of memory?)' in p.communicate(timeout=60)[1]
 
 
 def test_second_process_is_refused(tmp_path):
@@ -322,12 +338,6 @@ def test_wrong_extras(tmp_path, wrong, message):
     with pytest.raises((RenderError, ValueError), match=message):
         render_dataset(tmp_path/'set', progress=False, **SMALL | wrong)
     assert not (tmp_path/'set').exists()
-
-
-def test_contact_sheet_of_a_folder(small, tmp_path):
-    sheet = contact_sheet(small, n=3, columns=2, size=(30, 40))
-    assert sheet.size == (2*46, 2*66)
-    with pytest.raises(RenderError, match='neither a finished dataset folder nor a preset'): contact_sheet(tmp_path)
 
 
 def test_fault_needs_something_wrong(small):

@@ -1,0 +1,201 @@
+"""Throughput against Blender Cycles on the CPU at equal quality, on the same scenes with the same threads.
+
+Cycles runs in another interpreter that has bpy (`pip install bpy` in an environment of its own; it is GPL and no
+dependency): BLENDER_PYTHON=/path/to/python python tests/bench_cycles.py
+Quality is the PSNR of the denoised picture against the same renderer's converged, denoised picture."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SIZE, SCENES, VIEWS, REFERENCE = (256, 256), int(os.environ.get('BENCH_SCENES', 3)), 2, 512
+UPRIGHT = np.array([[1., 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # y up becomes Blender's z up
+OURS, THEIRS = (8, 16), (4, 8, 16, 32)
+
+
+def export(folder: Path, scene):
+    "Triangles, looks and cameras of a scene, for an interpreter that knows nothing of this project."
+    from synthdepth.assets import MATERIALS
+    from synthdepth.render import place, sky
+    from synthdepth.scenes import camera_pose, sun_direction
+    arrays, looks = {}, {}
+    for name in sorted({o.material for o in scene.objects}):
+        parts = [place(o) for o in scene.objects if o.material == name]
+        for k, x in zip(('corners', 'normals', 'uv'), zip(*parts)): arrays[f'{k}_{name}'] = np.concatenate(x)
+        m = MATERIALS[name]
+        if m.texture: arrays[f'texture_{name}'] = np.clip(m.texture(), 0, 1).astype(np.float32)
+        looks[name] = dict(glass=list(m.glass) if m.glass else None, roughness=m.roughness, metallic=m.metallic,
+                           clearcoat=m.clearcoat, sheen=m.sheen, emission=m.emission)
+    arrays['sky'] = sky(scene.background)
+    views = [dict(pose=camera_pose(v).tolist(), sun=sun_direction(v).tolist()) for v in scene.views]
+    np.savez(folder/'scene.npz', **arrays)
+    (folder/'scene.json').write_text(json.dumps(dict(looks=looks, views=views, fov=scene.fov, sun=scene.sun)))
+
+
+def blender_mesh(bpy, name, arrays, look):
+    n = len(arrays[f'corners_{name}'])
+    mesh = bpy.data.meshes.new(name)
+    mesh.from_pydata((arrays[f'corners_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T).tolist(), [], np.arange(3*n).reshape(-1, 3).tolist())
+    mesh.uv_layers.new().data.foreach_set('uv', arrays[f'uv_{name}'].reshape(-1).astype(np.float32))
+    mesh.normals_split_custom_set((arrays[f'normals_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T).tolist())
+    material = bpy.data.materials.new(name)
+    material.use_nodes = True
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    shader = nodes['Principled BSDF']
+    shader.inputs['Roughness'].default_value = look['roughness']
+    shader.inputs['Metallic'].default_value = look['metallic']
+    if look['glass']:
+        shader.inputs['Transmission Weight'].default_value = 1
+        shader.inputs['Base Color'].default_value = (*look['glass'], 1)
+    else:
+        texture = arrays[f'texture_{name}']
+        image = bpy.data.images.new(name, texture.shape[1], texture.shape[0], float_buffer=True)
+        image.pixels.foreach_set(np.dstack([texture[::-1], np.ones(texture.shape[:2], np.float32)]).ravel())
+        node = nodes.new('ShaderNodeTexImage')
+        node.image = image
+        links.new(node.outputs['Color'], shader.inputs['Base Color'])
+        if look['emission']:
+            links.new(node.outputs['Color'], shader.inputs['Emission Color'])
+            shader.inputs['Emission Strength'].default_value = look['emission']
+    mesh.materials.append(material)
+    bpy.context.collection.objects.link(bpy.data.objects.new(name, mesh))
+
+
+def blender_scene(bpy, folder: Path):
+    from mathutils import Matrix
+    arrays, info = np.load(folder/'scene.npz'), json.loads((folder/'scene.json').read_text())
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    for name, look in info['looks'].items(): blender_mesh(bpy, name, arrays, look)
+    scene = bpy.context.scene
+    scene.world = world = bpy.data.worlds.new('sky')
+    world.use_nodes = True
+    sky = arrays['sky']
+    image = bpy.data.images.new('sky', sky.shape[1], sky.shape[0], float_buffer=True)
+    image.pixels.foreach_set(np.dstack([sky[::-1], np.ones(sky.shape[:2], np.float32)]).ravel())
+    node = world.node_tree.nodes.new('ShaderNodeTexEnvironment')
+    node.image = image
+    world.node_tree.links.new(node.outputs['Color'], world.node_tree.nodes['Background'].inputs['Color'])
+    sun = bpy.data.objects.new('sun', bpy.data.lights.new('sun', 'SUN'))
+    sun.data.energy, sun.data.angle = info['sun'], 0
+    camera = bpy.data.objects.new('camera', bpy.data.cameras.new('camera'))
+    camera.data.sensor_fit, camera.data.angle = 'VERTICAL', np.radians(info['fov'])
+    for o in (sun, camera): bpy.context.collection.objects.link(o)
+    scene.camera = camera
+    r, c = scene.render, scene.cycles
+    r.engine, r.resolution_x, r.resolution_y, r.resolution_percentage = 'CYCLES', SIZE[1], SIZE[0], 100
+    r.use_persistent_data, r.threads_mode, r.threads = True, 'FIXED', int(os.environ['BENCH_THREADS'])
+    r.image_settings.file_format, r.image_settings.color_depth = 'OPEN_EXR', '32'
+    c.device, c.use_adaptive_sampling, c.max_bounces, c.use_denoising, c.denoiser = 'CPU', False, 7, True, 'OPENIMAGEDENOISE'
+    bpy.context.view_layer.use_pass_z = True
+    def look(view):
+        camera.matrix_world = Matrix((UPRIGHT@np.array(view['pose'])@np.diag([1., -1., -1., 1.])).tolist())
+        d = np.array(view['sun'])
+        side = np.cross([1, 0, 0] if abs(d[1]) > .99 else [0, 1, 0], -d)
+        side /= np.linalg.norm(side)
+        turn = np.eye(4)
+        turn[:3, :3] = np.stack([side, np.cross(-d, side), -d], 1)
+        sun.matrix_world = Matrix((UPRIGHT@turn).tolist())
+    return scene, info['views'], look
+
+
+def blender(folder: Path):
+    "Render all views at each number of samples; seconds per view go to times.json, pictures beside."
+    import bpy
+    scene, views, look = blender_scene(bpy, folder)
+    times = {}
+    for spp in (*THEIRS, REFERENCE):
+        scene.cycles.samples, took = spp, []
+        for n, view in enumerate(views):
+            look(view)
+            scene.cycles.seed, scene.render.filepath = n + 1000*(spp == REFERENCE), str(folder/f'cycles_{spp}_{n}.exr')
+            start = time.perf_counter()
+            bpy.ops.render.render(write_still=True)
+            took.append(time.perf_counter() - start)
+        times[spp] = took
+    (folder/'times.json').write_text(json.dumps(times))
+
+
+def psnr(x, truth) -> float:
+    from synthdepth.render import exposure, tone_map
+    gain = exposure(truth)
+    return float(10*np.log10(255**2/np.mean((tone_map(x, gain).astype(float) - tone_map(truth, gain))**2)))
+
+
+def ours(scene) -> dict:
+    "Samples -> (seconds per view with depth, PSNR) of a scene, after its first view has compiled the kernels."
+    import mitsuba as mi
+    from synthdepth.render import _sensor, _turn_sun, build, choose_variant, radiance, z_depth
+    variant = choose_variant()
+    mi_scene = build(scene, variant)
+    params, found = mi.traverse(mi_scene), {n: ([], []) for n in OURS}
+    for n, view in enumerate(scene.views):
+        if scene.sun: _turn_sun(params, view)
+        sensor = _sensor(view, scene.fov, SIZE)
+        truth = radiance(mi_scene, sensor, REFERENCE, 1000, True)
+        for spp in OURS:
+            start = time.perf_counter()
+            x = radiance(mi_scene, sensor, spp, n, True)
+            z_depth(mi_scene, sensor, view, variant, SIZE, scene.fov)
+            found[spp][0].append(time.perf_counter() - start)
+            found[spp][1].append(psnr(x, truth))
+    return found
+
+
+def theirs(scene, python: str, threads: int) -> dict:
+    import mitsuba as mi
+    from synthdepth.render import choose_variant
+    choose_variant()
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = Path(tmp)
+        export(folder, scene)
+        subprocess.run([python, __file__, str(folder)], check=True, stdout=subprocess.DEVNULL,
+                       env=os.environ | dict(BENCH_THREADS=str(threads)))
+        def read(name):
+            x = mi.Bitmap(str(folder/name)).convert(mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32, srgb_gamma=False)
+            return np.array(x)
+        times = json.loads((folder/'times.json').read_text())
+        views = range(len(scene.views))
+        truth = [read(f'cycles_{REFERENCE}_{n}.exr') for n in views]
+        if picture := os.environ.get('BENCH_PICTURE'):
+            from PIL import Image
+            from synthdepth.render import render_scene, tone_map
+            mine = [c.rgb for c in render_scene(scene, SIZE)]
+            Image.fromarray(np.concatenate([np.concatenate([tone_map(t), m], 1) for t, m in zip(truth, mine)])).save(picture)
+        return {spp: (times[str(spp)][1:], [psnr(read(f'cycles_{spp}_{n}.exr'), truth[n]) for n in views]) for spp in THEIRS}
+
+
+def table(name: str, found: list[dict]) -> list[tuple]:
+    rows = []
+    for spp in found[0]:
+        took, quality = (np.concatenate([f[spp][k] for f in found]) for k in (0, 1))
+        rows.append((float(np.median(took)), float(quality.mean())))
+        print(f'{name:9} {spp:3} samples: {np.median(took):.2f} s a view, PSNR {quality.mean():.1f} dB', flush=True)
+    return rows
+
+
+def main(python: str):
+    import drjit as dr
+    from synthdepth.render import choose_variant
+    from synthdepth.scenes import factors, sample_scene
+    threads = min(2, os.cpu_count())
+    choose_variant()
+    dr.set_thread_count(threads)
+    scenes = [sample_scene(factors('published', views=VIEWS), 2, i) for i in range(SCENES)]
+    print(f'{SIZE[1]}x{SIZE[0]}, {SCENES} scenes x {VIEWS} views, {threads} threads, both denoised')
+    cycles = table('Cycles', [theirs(s, python, threads) for s in scenes])
+    for spp, (took, quality) in zip(OURS, table('synthdepth', [ours(s) for s in scenes])):
+        seconds, decibel = zip(*cycles)
+        if quality > max(decibel): same = f'Cycles does not reach {quality:.1f} dB; at its most samples {seconds[-1]/took:.1f} x'
+        else: same = f'{np.exp(np.interp(quality, decibel, np.log(seconds)))/took:.1f} x'
+        print(f'synthdepth with {spp} samples, times the throughput of Cycles at the same PSNR: {same}')
+
+
+if __name__ == '__main__':
+    if len(sys.argv) > 1: blender(Path(sys.argv[1]))
+    elif python := os.environ.get('BLENDER_PYTHON'): main(python)
+    else: print('Cycles: not measured, BLENDER_PYTHON names no interpreter that has bpy')
