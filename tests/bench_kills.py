@@ -16,7 +16,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
 KILLS = 20
-ARGUMENTS = dict(preset='published', scenes=60, views=3, size=(96, 128), spp=4, seed=5, workers=2, progress=False)
+ARGUMENTS = dict(preset='published', scenes=110, views=3, size=(96, 128), spp=4, seed=5, workers=2, progress=False)
 FIGURE = Path(__file__).resolve().parent.parent/'figures'/'bench'/'render_kills.png'
 
 
