@@ -18,7 +18,7 @@ setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description
       long_description=Path('README.md').read_text(encoding='utf-8') if Path('README.md').exists() else '',
       long_description_content_type='text/markdown',
       packages=find_packages(include=['synthdepth', 'synthdepth.*']),
-      package_data={'synthdepth': ['weights/*']},
+      package_data={'synthdepth': ['weights/*', 'static/*']},
       data_files=[('share/synthdepth/nbs', sorted(map(str, Path('nbs').glob('*.ipynb'))))],
       install_requires=lines('requirements'),
       extras_require={'dev': lines('dev_requirements')},

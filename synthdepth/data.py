@@ -7,13 +7,12 @@ __all__ = ['LAYOUTS', 'FORMAT_VERSION', 'SPLITS', 'INVALID_GRAY', 'DataError', '
            'check_split', 'split_over_images', 'colour_depth', 'show_pairs']
 
 # %% ../nbs/02_explore.ipynb #02-003
-import csv
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 
 import matplotlib
@@ -82,6 +81,9 @@ class DepthFormat:
     invalid: tuple = (0,)           # stored values that mean "no surface"; may hold nan
     max_depth: float | None = None  # metres at which the labels saturate, if lower than the largest storable value
     bit_depth: int = 16             # 8 or 16 (gray PNG), 32 (float .npy)
+    rotated: bool = False           # the 16 bits are rotated left by 3, as in SUN RGB-D
+    mask: str = ''                  # ending of a .npy file beside the depth, 0 where it must not be used, as in DIODE
+    fit_rgb: bool = False           # RGB of another size is resized to the depth's, as in ScanNet
 
     def __post_init__(self):
         if self.kind not in ('z', 'distance'):
@@ -122,33 +124,48 @@ def _picture(path: Path) -> Image.Image:
 def read_rgb(path: Path,       # PNG or JPEG, 8 bit RGB
              ) -> np.ndarray:  # (H,W,3) uint8 sRGB
     "One colour picture."
+    if isinstance(path, Path) and path.parent.suffix == '.mat':
+        return import_module('synthdepth.layouts').read_member(path)
     picture = _picture(path)
     if picture.mode not in ('RGB', 'RGBA'):
         raise DataError(f'{path}: found {_MODE_NAMES.get(picture.mode, picture.mode)}, expected 8-bit RGB')
     return np.array(picture)[..., :3]
 
 # %% ../nbs/02_explore.ipynb #02-022
-def _read_npy(path: Path) -> np.ndarray:
+def _read_npy(path: Path, kinds: str = 'f', what: str = 'float') -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise DataError(f'{path}: not a readable .npy file ({e})') from e
     array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
-    if array.ndim != 2 or array.dtype.kind != 'f':
-        raise DataError(f'{path}: found {array.dtype} of shape {array.shape}, expected float of shape (height, width)')
+    if array.ndim != 2 or array.dtype.kind not in kinds:
+        raise DataError(f'{path}: found {array.dtype} of shape {array.shape}, expected {what} of shape (height, width)')
     return array
+
+
+def _read_float(path: Path, mask: str) -> np.ndarray:
+    "(H,W) float, 0 where the mask beside it is 0."
+    depth = _read_npy(path)
+    if not mask:
+        return depth
+    use = _read_npy(beside := path.with_name(path.stem + mask), 'fuib', 'a mask')
+    if use.shape != depth.shape:
+        raise DataError(f'{beside}: found a mask of shape {use.shape}, expected that of the depth, {depth.shape}')
+    return np.where(use != 0, depth, 0).astype(depth.dtype)
 
 
 def read_raw(path: Path,            # gray PNG, or .npy where the format has 32 bits
              format: DepthFormat,
              ) -> np.ndarray:       # (H,W) uint8, uint16 or float, as stored
     "The numbers of one depth picture, not yet metres."
+    if isinstance(path, Path) and path.parent.suffix == '.mat':
+        return import_module('synthdepth.layouts').read_member(path)
     if format.bit_depth == 32:
-        return _read_npy(path)
+        return _read_float(path, format.mask)
     picture = _picture(path)
     raw = np.array(picture)
     if picture.mode in _MODES[format.bit_depth]:
-        return raw
+        return (raw := raw.astype(np.uint16)) >> 3 | raw << 13 if format.rotated else raw
     if format.bit_depth == 8 and picture.mode in ('RGB', 'RGBA') and (raw[..., :3] == raw[..., :1]).all():
         return raw[..., 0]
     raise DataError(f'{path}: found {_MODE_NAMES.get(picture.mode, picture.mode)}, '
@@ -216,7 +233,9 @@ class DepthData:
         c = self.captures[i]
         rgb, depth = read_rgb(c.rgb), read_depth(c.depth, self.format, c.intrinsics)
         if rgb.shape[:2] != depth.shape:
-            raise DataError(sizes_differ(c, rgb, depth))
+            if not self.format.fit_rgb:
+                raise DataError(sizes_differ(c, rgb, depth))
+            rgb = np.array(Image.fromarray(rgb).resize(depth.shape[::-1], Image.Resampling.BILINEAR))
         return Sample(rgb, depth, depth > 0, c)
 
     def __iter__(self) -> Iterator[Sample]:
@@ -327,130 +346,40 @@ def _read_synthdepth(root: Path, **_) -> Listing:
             problems.append(f'{path}: found {found} {what}, dataset.json says {info[what]}')
     return Listing(captures, format, problems, info)
 
-# %% ../nbs/02_explore.ipynb #02-038
-def _number(path: Path) -> int:
-    return int(re.search(r'\d+$', path.stem.split('.')[0]).group())
-
-
-def _partners(rgbs: Iterable[Path], depths: Iterable[Path], key: Callable) -> tuple[list[tuple], list[str]]:
-    "(key, rgb, depth) for every key on both sides, and a problem for every file without exactly one partner."
-    twice, sides = [], []
-    for paths in (rgbs, depths):
-        side = {}
-        for path in sorted(paths):
-            if side.setdefault(key(path), path) != path:
-                twice.append(f'{path}: has the same number as {side[key(path)].name}')
-        sides.append(side)
-    rgbs, depths = sides
-    lonely = twice + [f'{rgbs[k]}: found no depth picture of that number' for k in sorted(rgbs.keys() - depths.keys())]
-    lonely += [f'{depths[k]}: found no RGB picture of that number' for k in sorted(depths.keys() - rgbs.keys())]
-    return [(k, rgbs[k], depths[k]) for k in sorted(rgbs.keys() & depths.keys())], lonely
-
-
-def _numbered(folder: Path, prefix: str) -> list[Path]:
-    "Pictures such as `rgb_0012.png`."
-    return [p for p in folder.glob(f'{prefix}_*') if re.fullmatch(prefix + r'_\d+\.(png|jpe?g)', p.name, re.IGNORECASE)]
-
-
-def _published(max_depth: float) -> DepthFormat:
-    "8-bit distance: value / 255 * max_depth metres, white where there is no surface."
-    return DepthFormat('distance', max_depth/255, invalid=(255,), max_depth=max_depth, bit_depth=8)
-
-# %% ../nbs/02_explore.ipynb #02-039
-def _camera(path: Path, fov: float) -> Intrinsics | None:
-    "The camera with this vertical field of view and this picture's size; None where it cannot be read."
-    try:
-        with Image.open(path) as picture:
-            return Intrinsics.from_fov(fov, *picture.size)
-    except (OSError, SyntaxError):
-        return None
-
-
-@layout('tasks', lambda root: any(root.glob('task_*/')))
-def _read_tasks(root: Path, max_depth: float, fov: float, **_) -> Listing:
-    captures, problems = [], []
-    for folder in sorted(p for p in root.glob('task_*') if p.is_dir()):
-        pairs, lonely = _partners(_numbered(folder, 'rgb'), _numbered(folder, 'depth'), _number)
-        captures += [Capture(r, d, f'{root.name}/{folder.name}', n, _camera(r, fov)) for n, r, d in pairs]
-        problems += lonely
-    return Listing(captures, _published(max_depth), problems)
-
-
-@layout('flat', lambda root: (root/'rgb').is_dir() and (root/'depth').is_dir() and not (root/'index.csv').exists())
-def _read_flat(root: Path, max_depth: float, fov: float, views: int, **_) -> Listing:
-    pairs, lonely = _partners(_numbered(root/'rgb', 'rgb'), _numbered(root/'depth', 'depth'), _number)
-    captures, first = [], min((n for n, *_ in pairs), default=0)
-    for n, r, d in pairs:
-        scene, view = divmod(n - first, views)
-        captures.append(Capture(r, d, f'{root.name}/scene_{scene:03d}', view, _camera(r, fov)))
-    return Listing(captures, _published(max_depth), lonely)
-
-# %% ../nbs/02_explore.ipynb #02-042
-_NYU_UNIT = 9.99547/255
-_NYU_CAMERA = Intrinsics(518.858, 519.470, 640 - (325.582 - .5), 253.736 - .5)  # toolbox counts pixel centres from 1
-
-
-@layout('nyuv2', lambda root: (root/'index.csv').is_file() and (root/'rgb').is_dir())
-def _read_nyuv2(root: Path, **_) -> Listing:
-    pairs, problems = _partners((root/'rgb').glob('*.*'), (root/'depth').glob('*.*'), lambda p: p.stem)
-    with open(root/'index.csv', newline='') as f:
-        index = {row.get('id'): row for row in csv.DictReader(f)}
-    captures, scene, room = [], '', None
-    for n, (name, rgb, depth) in enumerate(pairs):
-        row = index.get(name, {})
-        if row.get('room') != room or not room:
-            scene, room = f'nyuv2/{row.get("room") or "room"}_{name}', row.get('room')
-        captures.append(Capture(rgb, depth, row.get('scene') or scene, n, _NYU_CAMERA, row))
-    problems += [f'{root}/index.csv: no row for {name}' for name, *_ in pairs if name not in index]
-    return Listing(captures, DepthFormat('z', _NYU_UNIT, _NYU_UNIT/2, bit_depth=8), problems)
-
-
-
-# %% ../nbs/02_explore.ipynb #02-044
-def _pose(path: Path) -> dict:
-    "The 4x4 camera-to-world matrix beside a 7-Scenes picture."
-    path = path.with_name(path.name.split('.')[0] + '.pose.txt')
-    if not path.is_file():
-        return {}
-    return {'pose': [[float(x) for x in row.split()] for row in path.read_text().splitlines()]}
-
-
-@layout('7scenes', lambda root: any(root.glob('frame-*.color.*')) or any(root.glob('*/frame-*.color.*')))
-def _read_7scenes(root: Path, **_) -> Listing:
-    captures, problems = [], []
-    for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
-        pairs, lonely = _partners(folder.glob('frame-[0-9]*.color.*'), folder.glob('frame-[0-9]*.depth.png'), _number)
-        scene = root.name if folder == root else f'{root.name}/{folder.name}'
-        captures += [Capture(r, d, scene, n, Intrinsics(585, 585, 320, 240), _pose(r)) for n, r, d in pairs]
-        problems += lonely
-    return Listing(captures, DepthFormat(invalid=(0, 65535)), problems)
-
-# %% ../nbs/02_explore.ipynb #02-046
+# %% ../nbs/02_explore.ipynb #02-037
 def list_captures(root: Path,
                   layout: str = 'auto',      # one of `LAYOUTS`
                   **options,                 # max_depth, fov, views: see `open_data`
                   ) -> tuple[str, Listing]:
     "The layout's name and what its reader finds, problems included."
+    import_module('synthdepth.layouts')  # registers the others
+    known = LAYOUTS | import_module('synthdepth.data').LAYOUTS
     if not root.is_dir():
         raise DataError(f'{root}: found {"a file" if root.exists() else "nothing"}, expected a dataset folder')
     if layout == 'auto':
-        layout = next((name for name, (looks_like, _) in LAYOUTS.items() if looks_like(root)), None)
+        layout = next((name for name, (looks_like, _) in known.items() if looks_like(root)), None)
     if layout is None:
-        found = ', '.join(sorted(p.name for p in root.iterdir())[:5]) or 'nothing'
-        raise DataError(f'{root}: no layout recognised; found {found}; expected one of {", ".join(LAYOUTS)}')
-    if layout not in LAYOUTS:
-        raise DataError(f'unknown layout {layout!r}, expected auto or one of {", ".join(LAYOUTS)}')
-    return layout, LAYOUTS[layout][1](root, **options)
+        names = sorted(p.name for p in root.iterdir())
+        packed = [n for n in names if n.endswith(('.zip', '.tar', '.tgz', '.gz', '.bz2', '.xz', '.7z', '.rar'))]
+        raise DataError(f'{root}: no layout recognised; found {", ".join(names[:5]) or "nothing"}; expected one of '
+                        f'{", ".join(known)}' + (f'; does {packed[0]} wait to be unpacked?' if packed else ''))
+    if layout not in known:
+        raise DataError(f'unknown layout {layout!r}, expected auto or one of {", ".join(known)}')
+    return layout, known[layout][1](root, **options)
 
 
 def open_data(path: str | Path,         # dataset folder
-              layout: str = 'auto',     # one of `LAYOUTS`
+              layout: str = 'auto',     # one of `LAYOUTS`, or 'packed'
               max_depth: float = 10.,   # metres at white; published layouts only
               fov: float = 60.,         # vertical field of view, degrees; published layouts only
               views: int = 15,          # consecutive captures per scene; flat layout only
               ) -> DepthData:
     "Opens a dataset folder; raises `DataError` where a capture is incomplete."
     root = Path(path)
+    if layout == 'packed' or layout == 'auto' and all((root/name).is_file() for name in ('manifest.json', 'dataset.json')):
+        return import_module('synthdepth.share').open_packed(root)
+    if root.suffix == '.mat' and root.is_file():
+        root = root.parent
     name, listing = list_captures(root, layout, max_depth=max_depth, fov=fov, views=views)
     if n := len(listing.problems):
         few = '\n  '.join(listing.problems[:3])
@@ -459,7 +388,7 @@ def open_data(path: str | Path,         # dataset folder
         raise DataError(f'{root}: found no captures; expected pairs of RGB and depth in the {name} layout')
     return DepthData(root, tuple(listing.captures), listing.format, name, listing.info)
 
-# %% ../nbs/02_explore.ipynb #02-061
+# %% ../nbs/02_explore.ipynb #02-052
 SPLITS = ('train', 'valid', 'test')
 
 
@@ -490,7 +419,7 @@ def _deal(names: list[str], fractions: tuple, seed: int, what: str) -> dict[str,
         start += n
     return dealt
 
-# %% ../nbs/02_explore.ipynb #02-062
+# %% ../nbs/02_explore.ipynb #02-053
 def split_by_scene(data: DepthData,
                    fractions: tuple[float, float, float] = (.8, .1, .1),  # of the scenes; train, valid, test
                    seed: int = 0,
@@ -515,7 +444,7 @@ def check_split(splits: dict[str, DepthData],
         raise DataError(f'{len(leaks)} of {len(where)} scenes are in more than one split, expected none; '
                         f'the first is {scene}, in {" and ".join(names)}')
 
-# %% ../nbs/02_explore.ipynb #02-065
+# %% ../nbs/02_explore.ipynb #02-056
 def split_over_images(data: DepthData,
                       fractions: tuple[float, float, float] = (.8, .1, .1),  # of the captures; train, valid, test
                       seed: int = 0,
@@ -524,7 +453,7 @@ def split_over_images(data: DepthData,
     dealt = _deal([str(i) for i in range(len(data))], fractions, seed, 'captures')
     return {s: data.subset(sorted(map(int, dealt[s]))) for s in SPLITS}
 
-# %% ../nbs/02_explore.ipynb #02-069
+# %% ../nbs/02_explore.ipynb #02-060
 INVALID_GRAY = 128
 
 
@@ -542,7 +471,7 @@ def colour_depth(depth: np.ndarray,                # (H,W) metres
     colours[~valid] = INVALID_GRAY
     return colours
 
-# %% ../nbs/02_explore.ipynb #02-071
+# %% ../nbs/02_explore.ipynb #02-062
 def show_pairs(data: DepthData,
                indices: Iterable[int] = range(4),  # which captures
                vmin: float | None = None,          # metres; None: from the depths shown

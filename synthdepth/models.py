@@ -53,10 +53,16 @@ class DepthModel(nn.Module, ABC):
     def encoder_layers(self) -> list[list[nn.Module]]:
         "The modules of each encoder layer, from input to output; all others are the decoder."
 
+    def settings(self) -> dict:
+        "What decides the features besides the picture and the weights; JSON-able."
+        return self.config
+
     def forward(self,
-        rgb: Tensor, # (B,3,H,W), float, RGB in [0, 1], any size
+        rgb: Tensor | list[Tensor], # (B,3,H,W), float, RGB in [0, 1], any size; or what `encode` returned for it
+        size: tuple[int, int] | None = None, # (height, width) of the picture; given with features only
     ) -> Tensor: # (B,H,W), float32, in the unit of `predicts`
         "Depth of every pixel."
+        if size is not None: return self.decode([f.float() for f in rgb], tuple(size))
         return self.decode(self.encode(check_rgb(rgb)), tuple(rgb.shape[-2:]))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -4,18 +4,23 @@
 __all__ = ['MIN_DEPTH', 'MAX_DEPTH', 'resize_rgb', 'resize_depth', 'crop_centre', 'preprocess', 'Pairs', 'collate', 'loader']
 
 # %% ../nbs/03_preprocess.ipynb #03-003
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 from tqdm.auto import tqdm
 
-from .data import DataError, DepthData, Intrinsics, Sample
+from .cache import cache_key, cached_arrays, files_state
+from .data import DataError, DepthData, Intrinsics, Sample, _picture, depth_to_distance, read_raw, read_rgb
 
 # %% ../nbs/03_preprocess.ipynb #03-010
 def _size(size: int | tuple[int, int] | None,
@@ -58,15 +63,26 @@ def _camera(camera: Intrinsics | None, old: tuple[int, int], new: tuple[int, int
     return torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy], dtype=torch.float32)
 
 
+def _box(native: tuple[int, int], share: float) -> tuple[int, int, int, int]:
+    "Top, left, height, width of the middle."
+    (height, width), (h, w) = native, (round(n*share) for n in native)
+    return (height - h)//2, (width - w)//2, h, w
+
+
+def _seen(camera: Intrinsics | None, native: tuple[int, int], share: float, size: tuple[int, int] | None) -> Tensor:
+    "(4,) camera of the middle after resizing."
+    top, left, *middle = _box(native, share)
+    if camera is not None: camera = replace(camera, cx=camera.cx - left, cy=camera.cy - top)
+    return _camera(camera, middle, size or middle)
+
+
 def crop_centre(sample: Sample,
                 share: float = 1.,  # of height and width that is kept, above 0 and at most 1
                 ) -> Sample:
     "The middle of a capture, as some benchmarks show it to the model; the camera moves along."
     if not 0 < share <= 1:
         raise ValueError(f'centre is {share!r}, expected a share of height and width above 0 and at most 1')
-    (height, width), camera = sample.depth.shape, sample.capture.intrinsics
-    h, w = round(height*share), round(width*share)
-    top, left = (height - h)//2, (width - w)//2
+    camera, (top, left, h, w) = sample.capture.intrinsics, _box(sample.depth.shape, share)
     if camera is not None:
         camera = replace(camera, cx=camera.cx - left, cy=camera.cy - top)
     rgb, depth, valid = (x[top:top + h, left:left + w] for x in (sample.rgb, sample.depth, sample.valid))
@@ -96,6 +112,47 @@ def preprocess(sample: Sample,
     return _to_tensors(*_resize(crop_centre(sample, centre), _size(size)), min_depth, max_depth)
 
 # %% ../nbs/03_preprocess.ipynb #03-023
+_MODE = {8: 'L', 16: 'I;16'}  # Pillow's names for gray pictures
+
+
+def _metres_table(data: DepthData) -> np.ndarray | None:
+    "(65536,) metres of every stored number; None where the dataset is not made of files with such numbers."
+    if type(data) is not DepthData or data.format.bit_depth not in _MODE: return None
+    table = data.format.metres(np.arange(2**16, dtype=np.uint16))
+    return table if (table >= 0).all() and np.isfinite(table).all() else None
+
+
+def _read_codes(data: DepthData, i: int, size: tuple | None, centre: float) -> tuple:
+    "(h,w,3) uint8, (h,w) stored numbers, native (height, width)."
+    c = data.captures[i]
+    pictures = [_picture(c.rgb), _picture(c.depth)]
+    width, height = pictures[0].size
+    unknown = data.format.kind == 'distance' and c.intrinsics is None
+    usual = [p.mode for p in pictures] == ['RGB', _MODE[data.format.bit_depth]] and pictures[1].size == (width, height)
+    if unknown or not usual:
+        data[i]  # complains if there is reason to
+        pictures = [Image.fromarray(read_rgb(c.rgb)), Image.fromarray(read_raw(c.depth, data.format).astype(np.uint16))]
+    top, left, h, w = _box((height, width), centre)
+    rgb, depth = pictures[0], np.asarray(pictures[1])[top:top + h, left:left + w]
+    if centre != 1: rgb = rgb.crop((left, top, left + w, top + h))
+    if size not in (None, (h, w)):
+        rgb, depth = rgb.resize(size[::-1], Image.Resampling.BILINEAR), depth[_picks(h, size[0])[:, None], _picks(w, size[1])]
+    return np.asarray(rgb), depth, (height, width)
+
+
+@lru_cache(64)
+def _picks(old: int, new: int) -> np.ndarray:
+    "Which of `old` rows or columns `resize_depth` picks. (Pillow picks others in 16-bit pictures, now and then, than in floats.)"
+    return resize_depth(np.arange(old, dtype=np.float32)[None], (1, new))[0].astype(int)
+
+
+@lru_cache(16)
+def _lengths(camera: Intrinsics, native: tuple, size: tuple | None, share: float) -> np.ndarray:
+    "(h,w) ray length per metre of depth, of the pixels that are left after cropping and resizing."
+    top, left, h, w = _box(native, share)
+    return resize_depth(depth_to_distance(np.ones(native, np.float32), camera)[top:top + h, left:left + w], size)
+
+# %% ../nbs/03_preprocess.ipynb #03-026
 class Pairs(Dataset):
     "Preprocessed captures: dict(rgb, depth, valid, intrinsics, index)."
     def __init__(self,
@@ -103,38 +160,114 @@ class Pairs(Dataset):
                  size: int | tuple[int, int] | None = (256, 256),  # (height, width); n: square; None: native
                  min_depth: float = MIN_DEPTH,                     # metres, itself not valid
                  max_depth: float = MAX_DEPTH,                     # metres, itself not valid
-                 cache: bool = False,                              # read all now, keep resized captures in memory
+                 cache: bool | str | Path = False,  # read all now; True: keep in memory; a folder: keep there, for later runs too
                  progress: bool = False,                           # show a bar while the cache fills
                  centre: float = 1.,                               # share of height and width that is kept
                  ):
         self.data, self.size, self.min_depth, self.max_depth = data, _size(size), min_depth, max_depth
-        self.centre = centre
+        self.centre, self.cache = centre, cache
         if not 0 <= min_depth < max_depth:
             raise ValueError(f'valid range is {min_depth} to {max_depth} m, expected 0 <= min_depth < max_depth')
-        self._cached = None
-        if cache:
-            with ThreadPoolExecutor() as pool:
-                read = pool.map(self._read, range(len(data)))
-                self._cached = list(tqdm(read, 'read captures', len(data), disable=None if progress else True))
-
-    def _read(self, i: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
-        return _resize(crop_centre(self.data[i], self.centre), self.size)
+        if not 0 < centre <= 1:
+            raise ValueError(f'centre is {centre!r}, expected a share of height and width above 0 and at most 1')
+        self._table, self._arrays = _metres_table(data), None
+        if cache: self._arrays = self._keep(progress)
 
     def __len__(self) -> int:
         return len(self.data)
 
+    def _read(self, i: int) -> tuple[np.ndarray, np.ndarray, Tensor, tuple[int, int]]:
+        "(h,w,3) uint8; (h,w) stored numbers, or float32 metres where there is no table; (4,) camera; native size."
+        if self._table is None:
+            sample = self.data[i]
+            return *_resize(crop_centre(sample, self.centre), self.size), sample.depth.shape
+        *pictures, native = _read_codes(self.data, i, self.size, self.centre)
+        return *pictures, _seen(self.data.captures[i].intrinsics, native, self.centre, self.size), native
+
+    def _metres(self, stored: np.ndarray, at: list[int], natives: list) -> np.ndarray:
+        "(B,h,w) stored numbers of these captures in metres."
+        if self._table is None: return stored
+        metres = self._table.take(stored)
+        if self.data.format.kind == 'z': return metres
+        cameras = [self.data.captures[i].intrinsics for i in at]
+        return np.stack([m/_lengths(c, tuple(n), self.size, self.centre) for m, c, n in zip(metres, cameras, natives)])
+
     def __getitem__(self, i: int) -> dict:
-        read = self._cached[i] if self._cached else self._read(i)
-        return dict(_to_tensors(*read, self.min_depth, self.max_depth), index=i)
+        if self._arrays is not None: return {k: v[0] for k, v in self.__getitems__([i]).items()} | dict(index=i)
+        rgb, stored, camera, native = self._read(i)
+        depth = self._metres(stored[None], [i], [native])[0]
+        return dict(_to_tensors(rgb, depth, camera, self.min_depth, self.max_depth), index=i)
+
+    def __getitems__(self, indices: list[int]) -> dict | list[dict]:
+        "What a loader asks for: a whole batch from the cache, else samples that are read side by side."
+        if self._arrays is None:
+            if len(indices) < 2 or get_worker_info(): return [self[i] for i in indices]
+            return list(_threads(os.getpid()).map(self.__getitem__, indices))
+        return dict(rgb=torch.from_numpy(self._arrays['rgb'][np.asarray(indices)]).float().div_(255), **self.labels(indices))
+
+    def labels(self, indices: list[int]) -> dict:  # depth (B,h,w), valid (B,h,w), intrinsics (B,4), index (B,)
+        "All but the pictures of some captures; only with a cache."
+        at, kept = np.asarray(indices), self._arrays
+        depth = torch.from_numpy(self._metres(kept['depth'][at], at, kept['native'][at].tolist()))
+        return dict(depth=depth, valid=(depth > self.min_depth) & (depth < self.max_depth),
+                    intrinsics=torch.from_numpy(kept['intrinsics'][at]), index=torch.from_numpy(at.astype(np.int64)))
+
+    def about(self) -> dict:
+        "All that the cached arrays depend on."
+        captures = self.data.captures
+        paths = [p for c in captures for p in (c.rgb, c.depth)]
+        if type(self.data) is not DepthData: paths = sorted(p for p in self.data.root.rglob('*') if p.is_file())
+        names = [[str(c.rgb), str(c.depth), c.intrinsics and list(asdict(c.intrinsics).values())] for c in captures]
+        return dict(what=f'{len(self)} captures of {self.data.root.name}', version=1, files=files_state(paths),
+                    names=cache_key(names), format=asdict(self.data.format), size=self.size, centre=self.centre,
+                    pillow=PIL.__version__)
+
+    def _keep(self, progress: bool) -> dict[str, np.ndarray] | None:
+        "All captures as arrays, in memory or on disk."
+        if not len(self): return None
+        n, (h, w) = len(self), self._read(0)[1].shape
+        spec = dict(rgb=((n, 3, h, w), 'uint8'), depth=((n, h, w), 'float32' if self._table is None else 'uint16'),
+                    intrinsics=((n, 4), 'float32'), native=((n, 2), 'int32'))
+
+        def fill(arrays):
+            def one(i):
+                rgb, depth, camera, native = self._read(i)
+                if depth.shape != (h, w):
+                    raise DataError(f'a cache holds captures of one size: found {h}x{w} (capture 0) and '
+                                    f'{depth.shape[0]}x{depth.shape[1]} (capture {i}); pass size=(height, width)')
+                for name, x in zip(('rgb', 'depth', 'intrinsics', 'native'), (rgb.transpose(2, 0, 1), depth, camera, native)):
+                    arrays[name][i] = x
+            for _ in tqdm(_threads(os.getpid()).map(one, range(n)), 'read captures', n, disable=None if progress else True): pass
+
+        if self.cache is not True: return cached_arrays(self.cache, self.about(), spec, fill)
+        arrays = {name: np.empty(*s) for name, s in spec.items()}
+        fill(arrays)
+        return arrays
+
+    def __getstate__(self) -> dict:
+        "A worker process opens a cache on disk for itself."
+        return self.__dict__ | dict(_table=None) | (dict(_arrays=None) if self.cache is not True else {})
+
+    def __setstate__(self, state: dict):
+        self.__dict__.update(state)
+        self._table = _metres_table(self.data)
+        if self.cache and self._arrays is None: self._arrays = self._keep(False)
 
     def without_valid(self) -> Iterator[int]:
         "Indices of captures that have no valid pixel; reads every capture."
         return (i for i in range(len(self)) if not self[i]['valid'].any())
 
-# %% ../nbs/03_preprocess.ipynb #03-029
-def collate(items: list[dict],  # from one or several `Pairs`
-            ) -> dict:          # rgb (B,3,h,w), depth (B,h,w), valid (B,h,w), intrinsics (B,4), index (B,)
+
+@lru_cache(1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    "Threads that read for this process; a forked one gets its own."
+    return ThreadPoolExecutor(os.cpu_count())
+
+# %% ../nbs/03_preprocess.ipynb #03-032
+def collate(items: list[dict] | dict,  # from one or several `Pairs`; or a batch that is one already
+            ) -> dict:                 # rgb (B,3,h,w), depth (B,h,w), valid (B,h,w), intrinsics (B,4), index (B,)
     "Stacks samples; raises `DataError` where their sizes differ."
+    if isinstance(items, dict): return items
     sizes = {}
     for item in items:
         sizes.setdefault(tuple(item['depth'].shape), item['index'])
@@ -145,7 +278,7 @@ def collate(items: list[dict],  # from one or several `Pairs`
     return default_collate(items)
 
 
-def loader(data: DepthData,
+def loader(data: DepthData | Pairs,  # `Pairs` bring their own size, range, cache and crop
            size: int | tuple[int, int] | None = (256, 256),  # (height, width); n: square; None: native
            batch_size: int = 2,
            shuffle: bool = False,
@@ -154,12 +287,14 @@ def loader(data: DepthData,
            drop_last: bool = False,     # leave out a last batch that is not full
            min_depth: float = MIN_DEPTH,  # metres, itself not valid
            max_depth: float = MAX_DEPTH,  # metres, itself not valid
-           cache: bool = False,         # keep resized captures in memory
+           cache: bool | str | Path = False,  # keep resized captures: True in memory, or in a folder
            centre: float = 1.,          # share of height and width that is kept
            ) -> DataLoader:             # of dicts: rgb, depth, valid, intrinsics, index
-    "Batches of preprocessed captures."
+    "Batches of preprocessed captures, in pinned memory where there is a GPU."
     if not len(data):
-        raise DataError(f'{data.root}: found no captures to load, expected at least one; is this split empty?')
-    pairs = Pairs(data, size, min_depth, max_depth, cache, centre=centre)
+        root = data.data.root if isinstance(data, Pairs) else data.root
+        raise DataError(f'{root}: found no captures to load, expected at least one; is this split empty?')
+    pairs = data if isinstance(data, Pairs) else Pairs(data, size, min_depth, max_depth, cache, centre=centre)
     return DataLoader(pairs, batch_size, shuffle, generator=torch.Generator().manual_seed(seed), num_workers=workers,
-                      drop_last=drop_last, collate_fn=collate, persistent_workers=workers > 0)
+                      drop_last=drop_last, collate_fn=collate, persistent_workers=workers > 0,
+                      pin_memory=torch.cuda.is_available())

@@ -51,6 +51,9 @@ class ZoeDepth(DepthModel):
         super().__init__()
         self.net, self.processor = net, processor
 
+    def settings(self):
+        return dict(backbone=self.net.backbone.config.to_dict(), processor=self.processor.to_dict())
+
     def encoder_layers(self):
         backbone = self.net.backbone
         layers = next(m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) > 1)

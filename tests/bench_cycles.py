@@ -2,13 +2,15 @@
 
 Cycles runs in another interpreter that has bpy (`pip install bpy` in an environment of its own; it is GPL and no
 dependency): BLENDER_PYTHON=/path/to/python python tests/bench_cycles.py
-Quality is the PSNR of the denoised picture against the same renderer's converged, denoised picture."""
+Quality is the PSNR of the denoised picture against the same renderer's converged, denoised picture. Skies are turned
+about the vertical against each other (the two renderers start their panoramas at different sides)."""
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +42,8 @@ def export(folder: Path, scene):
 def blender_mesh(bpy, name, arrays, look):
     n = len(arrays[f'corners_{name}'])
     mesh = bpy.data.meshes.new(name)
-    mesh.from_pydata((arrays[f'corners_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T).tolist(), [], np.arange(3*n).reshape(-1, 3).tolist())
+    corners = arrays[f'corners_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T
+    mesh.from_pydata(corners.tolist(), [], np.arange(3*n).reshape(-1, 3).tolist())
     mesh.uv_layers.new().data.foreach_set('uv', arrays[f'uv_{name}'].reshape(-1).astype(np.float32))
     mesh.normals_split_custom_set((arrays[f'normals_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T).tolist())
     material = bpy.data.materials.new(name)
@@ -106,6 +109,7 @@ def blender_scene(bpy, folder: Path):
 def blender(folder: Path):
     "Render all views at each number of samples; seconds per view go to times.json, pictures beside."
     import bpy
+    warnings.simplefilter('ignore')  # bpy 5 announces changes of bpy 6
     scene, views, look = blender_scene(bpy, folder)
     times = {}
     for spp in (*THEIRS, REFERENCE):

@@ -133,8 +133,8 @@ def test_layout_can_be_named_and_unknown_ones_are_refused(ours, tmp_path):
     assert open_data(ours, 'synthdepth').layout == 'synthdepth'
     empty = tmp_path/'empty'
     empty.mkdir()
-    with pytest.raises(DataError, match="unknown layout 'kitti'"):
-        open_data(ours, 'kitti')
+    with pytest.raises(DataError, match="unknown layout 'bonn'"):
+        open_data(ours, 'bonn')
     with pytest.raises(DataError, match='no layout recognised; found nothing'):
         open_data(empty)
     with pytest.raises(DataError, match='found nothing, expected a dataset folder'):

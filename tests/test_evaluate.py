@@ -1,5 +1,7 @@
-from dataclasses import replace
+import json
+import shutil
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,13 +10,13 @@ from toy import write_synthdepth
 from torch import nn
 
 from synthdepth.data import open_data
-from synthdepth.evaluate import compare, evaluate_run, prediction_grid, report, show_table
+from synthdepth.evaluate import (compare, evaluate_model, evaluate_models, evaluate_run, prediction_grid, report, show_table,
+                                 write_results)
 from synthdepth.finetune import finetune
-from synthdepth.metrics import PROTOCOLS
-from synthdepth.models import create_model
+from synthdepth.models import create_model, load_model
 from synthdepth.recipes import make_recipe
-from synthdepth.scores import (Constant, SentinelError, bootstrap, check_predictions, evaluate, find_faults,
-                               trivial_predictors)
+from synthdepth.scores import Constant, SentinelError, bootstrap, evaluate, trivial_predictors
+from synthdepth.sentinels import find_faults
 
 
 class Oracle(nn.Module):
@@ -34,44 +36,10 @@ def data(tmp_path_factory):
     return open_data(write_synthdepth(tmp_path_factory.mktemp('toy')/'set', scenes=8, views=2))
 
 
-def noisy(d): return d*torch.exp(.1*torch.randn(d.shape, generator=torch.Generator().manual_seed(0)))
-
-
 def test_perfect_predictions_score_perfectly(data):
     rows = evaluate(Oracle(data), data)
     assert len(rows) == len(data) and rows.d1.min() == 1 and rows.abs_rel.max() < 1e-6
     assert rows.attrs['protocol'].startswith('metric: ')
-
-
-@pytest.mark.parametrize('change, message', [
-    (lambda d: torch.full_like(d, 3.), 'constant at 3.000 m'),
-    (lambda d: d*100, 'lie on the clamp'),
-    (lambda d: d/1000, 'near 0.001: a unit is wrong'),
-    (lambda d: 12-d.clamp(max=11.5), 'opposite to the truth')])
-def test_sentinels_object(data, change, message):
-    rows = evaluate(Oracle(data, change), data)
-    with pytest.raises(SentinelError, match=message): check_predictions(rows, 'metric')
-    assert any(message in f for f in check_predictions(rows, 'metric', show_anyway=True))
-
-
-@pytest.mark.parametrize('change', [lambda d: d, noisy, lambda d: 1.3*d, lambda d: d+.5, lambda d: 2+.2*d])
-def test_sentinels_let_healthy_predictions_pass(data, change):
-    assert find_faults(evaluate(Oracle(data, change), data), 'metric') == []
-
-
-def test_unit_factor_without_clamp(data):
-    protocol = replace(PROTOCOLS['metric'], name='open', max_depth=1000., clamp=False)
-    faults = find_faults(evaluate(Oracle(data, lambda d: 10*d), data, protocol), protocol)
-    assert len(faults) == 1 and 'near 10' in faults[0]
-
-
-def test_published_protocol_is_named_as_the_cause(data):
-    protocol = replace(PROTOCOLS['published'], size=None)
-    rows = evaluate(Oracle(data), data, protocol)
-    with pytest.raises(SentinelError, match='multiplies predictions by 10.*turns everything above 1 m into 10 m'):
-        check_predictions(rows, protocol)
-    constant = evaluate(Constant(10.), data, protocol)
-    assert rows[['abs_rel', 'rmse', 'mae']].to_numpy() == pytest.approx(constant[['abs_rel', 'rmse', 'mae']].to_numpy(), rel=1e-3)
 
 
 def test_bootstrap_against_theory():
@@ -115,18 +83,107 @@ def test_trivial_predictors_know_the_training_set_only(data):
     assert t['constant 10 m'].depth == 10
 
 
-def test_run_is_evaluated_on_its_own_test_scenes(data, tmp_path):
+FILES = {'table.csv', 'differences.csv', 'rows.csv', 'table.md', 'table.json', 'grid.png'}
+
+
+def without_parquet(folder): return {p.name for p in folder.iterdir() if p.suffix != '.parquet'}
+
+
+@pytest.fixture(scope='module')
+def run(data, tmp_path_factory):
     torch.manual_seed(0)
-    recipe = make_recipe('corrected', epochs=1, height=64, width=64)
-    finetune(create_model('tiny', 'none'), data, recipe, tmp_path/'run', progress=False)
+    run = tmp_path_factory.mktemp('run')/'run'
+    finetune(create_model('tiny', 'none'), data, make_recipe('corrected', epochs=1, height=64, width=64), run, progress=False)
+    return run
+
+
+def test_run_is_evaluated_on_its_own_test_scenes(data, run, tmp_path):
     origin = create_model('tiny', 'none')
-    result = evaluate_run(tmp_path/'run', original=origin, size=(48, 64), out=tmp_path/'out', show_anyway=True)
-    assert {p.name for p in (tmp_path/'out').iterdir()} == {'table.csv', 'rows.csv', 'table.md', 'grid.png'}
+    result = evaluate_run(run, original=origin, size=(48, 64), out=tmp_path/'out', show_anyway=True)
+    assert without_parquet(tmp_path/'out') == FILES
     names = list(result['text'].index)
     assert names == ['original', 'fine-tuned', 'constant 10 m', 'training median', 'mean depth map', 'improvement']
     assert 'Protocol metric' in report(result)
-    with pytest.raises(SentinelError, match='test scenes were trained on'):
-        evaluate_run(tmp_path/'run', data, origin, show_anyway=True)
+    with pytest.raises(SentinelError, match='test scenes were trained on'): evaluate_run(run, data, origin)
+    result = evaluate_run(run, data, origin, size=(48, 64), show_anyway=True)
+    assert any('test scenes were trained on' in f for f in result['faults']) and '**sentinel:**' in report(result)
+
+
+def test_run_that_did_not_learn_is_objected_to(run, tmp_path):
+    with pytest.raises(SentinelError, match='bit by bit'): evaluate_run(run, original=load_model(run/'model'))
+    about = json.loads((run/'run.json').read_text())
+    about['asked']['recipe'] |= dict(select='train', frozen='backbone')
+    shutil.copytree(run, tmp_path/'run')
+    (tmp_path/'run'/'run.json').write_text(json.dumps(about | dict(frozen=0)))
+    with pytest.raises(SentinelError, match='chosen by training loss.*no parameter was frozen'): evaluate_run(tmp_path/'run')
+
+
+def healthy(data, noise):
+    draw = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
+    return Oracle(data, lambda d: d*torch.exp(noise*draw))
+
+
+def test_a_model_alone_and_with_a_baseline(data, tmp_path):
+    alone = evaluate_models({'mine': healthy(data, .1)}, data, geometry=True)
+    assert list(alone['text'].index) == ['mine', 'constant 10 m', "test set's median", "test set's mean depth map"]
+    assert 'differences' not in alone and 'mine beats the best trivial predictor' in ' '.join(alone['verdict'])
+    assert {'boundary_f1 ↑', 'normal_mean ↓ (deg)'} <= set(alone['text'].columns)
+    both = evaluate_models({'theirs': healthy(data, .3), 'mine': healthy(data, .1)}, data)
+    found = both['differences'].loc[('mine', 'abs_rel')]
+    assert found.low > 0 and found.p < .05 and found.difference == both['table'].loc[('improvement', 'abs_rel'), 'mean']
+    assert any(v.startswith('mine against theirs: better') for v in both['verdict'])
+    write_results(both, tmp_path)
+    stored = json.loads((tmp_path/'table.json').read_text())
+    assert stored['protocol'] == both['protocol'] and stored['differences'][0]['model'] == 'mine'
+    assert stored['table'][0]['mean'] == pytest.approx(both['table'].iloc[0]['mean'], rel=1e-12)
+    rows = pd.read_csv(tmp_path/'rows.csv')
+    assert list(rows.columns[:5]) == ['model', 'protocol', 'scene', 'view', 'rgb'] and len(rows) == 5*len(data)
+    with pytest.raises(ValueError, match='found 3 models'): evaluate_models(dict.fromkeys('abc', Constant(2.)), data)
+
+
+def test_too_few_scenes_show_no_difference_and_intervals_stay_possible(data):
+    few = data.subset(range(8))  # four scenes: no test of signs can reach p < 0.05
+    result = evaluate_models({'theirs': healthy(few, .3), 'mine': healthy(few, .1)}, few, geometry=True)
+    assert any(v.startswith('mine against theirs: not shown to differ (d1, abs_rel') for v in result['verdict'])
+    assert not any('better' in v or 'worse' in v for v in result['verdict']) and (result['differences'].p >= .125).all()
+    levels = result['table'].drop('improvement', level='model')
+    assert (levels.low >= 0).all() and (levels.xs('d1', level='metric').high <= 1).all()
+
+
+def test_corruptions_come_in_as_a_function_and_are_written(data, tmp_path):
+    asked = []
+
+    def measure(model, data, protocol, baseline, size, show_anyway):
+        asked.append((model, protocol.name, baseline, size, show_anyway))
+        table = pd.DataFrame(dict(ce=[98.5]), index=pd.Index(['fog'], name='corruption'))
+        return dict(table=table, text=table.map('{:.1f}'.format), rows=table.reset_index(), figure=plt.figure())
+
+    models = {'theirs': healthy(data, .3), 'mine': healthy(data, .1)}
+    result = evaluate_models(models, data, corruptions=measure)
+    assert asked == [(models['mine'], 'metric', models['theirs'], None, False)] and '| fog | 98.5 |' in report(result)
+    write_results(result, tmp_path)
+    assert without_parquet(tmp_path) == FILES | {'corruptions.csv', 'corruptions_rows.csv', 'corruptions.png'}
+
+
+def test_models_by_name_folder_weights_and_run(data, run, tmp_path):
+    tiny = create_model('tiny')
+    tiny.save(tmp_path/'saved')
+    result = evaluate_model(tmp_path/'saved', data.root, baseline='tiny=none', show_anyway=True, size=(48, 64))
+    assert list(result['text'].index[:2]) == ['tiny', 'saved']
+    twice = evaluate_model('tiny', data, baseline='tiny', show_anyway=True, size=(48, 64))
+    assert list(twice['text'].index[:2]) == ['tiny (baseline)', 'tiny'] and not (twice['table'].loc['improvement']['mean']).any()
+    assert list(evaluate_model(run, data, baseline='tiny', show_anyway=True)['text'].index[:2]) == ['tiny', 'run']
+    assert list(evaluate_model(run, show_anyway=True)['text'].index[:2]) == ['original', 'fine-tuned']
+    with pytest.raises(FileNotFoundError, match='not a run folder'): evaluate_model('tiny')
+    with pytest.raises(ValueError, match='a baseline needs data'): evaluate_model(run, baseline='tiny')
+    with pytest.raises(ValueError, match='tinier'): evaluate_model('tinier', data)
+
+
+def test_a_table_shows_no_difference_without_its_interval(data):
+    scene = data.subset(data.scenes[data.captures[0].scene])
+    result = evaluate_models({'theirs': healthy(scene, .3), 'mine': healthy(scene, .1)}, scene)
+    assert set(result['text'].loc['improvement']) == {'not shown [one scene]'}
+    assert all('[' in cell for cell in result['text'].to_numpy().ravel())
 
 
 def test_prediction_that_is_not_finite_is_named(data):

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from toy import write_synthdepth
 
 from synthdepth.data import open_data
-from synthdepth.finetune import checkpoints, finetune
+from synthdepth.checkpoints import checkpoints
+from synthdepth.finetune import finetune
 from synthdepth.models import create_model, load_model
 from synthdepth.recipes import RECIPES, FinetuneError, make_recipe, make_splits
 
@@ -145,7 +146,7 @@ def test_unknown_group_is_an_error(folder, tmp_path):
 
 
 def test_steps_that_are_not_finite_end_the_run(folder, tmp_path, monkeypatch):
-    import synthdepth.finetune as module
+    import synthdepth.steps as module
     monkeypatch.setattr(module, 'silog_loss', lambda pred, *args: pred.mean()*np.nan)
     with pytest.raises(FinetuneError, match='not finite|finite loss'):
         finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(batch_size=1)), tmp_path/'run', progress=False)
@@ -158,11 +159,11 @@ def test_weights_that_do_not_change_are_an_error(folder, tmp_path, monkeypatch):
 
 
 def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path, monkeypatch):
-    import synthdepth.finetune as module
+    import synthdepth.checkpoints as module
     real, calls = module.save_file, []
     def full(*args, **kw):
         calls.append(1)
-        if len(calls) > 1: raise SafetensorError('No space left on device')
+        if len(calls) > 2: raise SafetensorError('No space left on device')
         return real(*args, **kw)
     monkeypatch.setattr(module, 'save_file', full)
     with pytest.raises(FinetuneError, match='No space left on device; the previous one is kept'):
@@ -213,3 +214,149 @@ def test_finetuned_zoedepth_opens_in_the_transformers_pipeline(folder, tmp_path)
     theirs = pipeline('depth-estimation', model=str(tmp_path/'run'/'model'))(image)['predicted_depth'].squeeze()
     with torch.no_grad(): ours = load_model(tmp_path/'run'/'model')(as_batch(image))[0]
     assert torch.allclose(ours, theirs, rtol=1e-3)
+
+
+def toy_run(folder, out, **options):
+    from bench_resume import toy  # noqa: F401  registers the model 'toy'
+    model = create_model('toy', dropout=0.)
+    recipe = make_recipe('corrected', **dict(epochs=2, batch_size=4, height=48, width=64, lr=3e-3) | options)
+    return finetune(model, folder, recipe, out, progress=False), model
+
+
+def test_precision_follows_the_card(monkeypatch):
+    from synthdepth.recipes import choose_precision
+    assert [choose_precision(p) for p in ('auto', 'fp32', 'fp16', 'bf16')] == ['no', 'no', 'no', 'bf16']
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    for capability, expected in {(7, 0): 'fp16', (7, 5): 'fp16', (8, 0): 'bf16', (9, 0): 'bf16'}.items():
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda c=capability: c)
+        assert choose_precision() == expected and choose_precision('fp32') == 'no' and choose_precision('fp16') == 'fp16'
+
+
+def test_losses_are_float32_whatever_the_precision(folder, tmp_path, monkeypatch):
+    import synthdepth.steps as module
+    real, seen = module.silog_loss, set()
+    def loss(pred, *args):
+        seen.add(pred.dtype)
+        return real(pred, *args)
+    monkeypatch.setattr(module, 'silog_loss', loss)
+    log, _ = toy_run(folder, tmp_path/'run', precision='bf16')
+    assert seen == {torch.float32} and json.loads((tmp_path/'run'/'run.json').read_text())['precision'] == 'bf16'
+    plain, _ = toy_run(folder, tmp_path/'plain')
+    a, b = log.train_loss[1:], plain.train_loss[1:]
+    assert not np.array_equal(a, b) and np.allclose(a, b, rtol=.02)
+
+
+def test_accumulated_gradient_is_the_mean_over_the_parts(folder, tmp_path, monkeypatch):
+    import synthdepth.finetune as module
+    from synthdepth.losses import silog_loss
+    real, seen = module.train_step, []
+    def step(net, parts, optimizer, recipe, accelerator):
+        if not seen:
+            losses = [silog_loss(net(b['rgb']), b['depth'], b['valid'], recipe.variance_focus) for b, *_ in parts]
+            grads = torch.autograd.grad(sum(loss*n for loss, (*_, n) in zip(losses, parts))/4, list(net.parameters()))
+            seen.append((len(parts), torch.cat([g.flatten() for g in grads])))
+            out = real(net, parts, optimizer, recipe, accelerator)
+            seen.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+            return out
+        return real(net, parts, optimizer, recipe, accelerator)
+    monkeypatch.setattr(module, 'train_step', step)
+    toy_run(folder, tmp_path/'run', accumulate=2, clip=1e9, epochs=1)
+    (parts, expected), found = seen
+    assert parts == 2 and torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradual_unfreezing(folder, tmp_path):
+    model = fresh()
+    start = {k: [p.detach().clone() for p in v] for k, v in model.parameter_groups().items()}
+    n = len(start) - 1
+    recipe = make_recipe('corrected', **QUICK | dict(frozen='encoder', unfreeze=[[2, 1], [3, 2]]))
+    log = finetune(model, folder, recipe, tmp_path/'run', progress=False)
+    sizes = {k: sum(p.numel() for p in v) for k, v in start.items()}
+    last_first = [sizes['decoder'], sizes[f'encoder.{n-1}'], sizes[f'encoder.{n-2}']]
+    assert list(log.trainable[1:]) == list(np.cumsum(last_first))
+    last = load_model(checkpoints(tmp_path/'run')[-1])
+    moved = {k for k, v in last.parameter_groups().items() if not all(torch.equal(a, b) for a, b in zip(v, start[k]))}
+    assert moved == {'decoder', f'encoder.{n-1}', f'encoder.{n-2}'}
+
+
+def test_layers_learn_at_their_own_rates(folder, tmp_path):
+    finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, layer_decay=.5)), tmp_path/'run', progress=False)
+    state = json.loads((checkpoints(tmp_path/'run')[-1]/'state.json').read_text())
+    rates = [g['lr'] for g in state['groups']]
+    assert rates == sorted(rates) and np.isclose(rates[-1]/rates[-2], 2) and rates[-1] == 1e-3
+
+
+def test_features_computed_once_give_the_same_losses(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv('SYNTHDEPTH_CACHE', str(tmp_path/'cache'))
+    options = QUICK | dict(frozen='encoder', jitter=0.)
+    recipes = [make_recipe('corrected', **options, cache_features=kept) for kept in (False, True)]
+    logs = [finetune(create_model('tiny'), folder, r, tmp_path/f'run-{r.cache_features}', progress=False) for r in recipes]
+    assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-3)
+    assert np.allclose(logs[0].valid_loss, logs[1].valid_loss, rtol=1e-3) and any((tmp_path/'cache').iterdir())
+
+
+def test_activations_computed_twice_change_nothing(folder, tmp_path):
+    logs = [finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, checkpointing=c)), tmp_path/f'run{c}',
+                     progress=False) for c in (False, True)]
+    assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-3)
+    with pytest.raises(FinetuneError, match='toy offers no gradient checkpointing'):
+        toy_run(folder, tmp_path/'toy', checkpointing=True)
+
+
+def test_memory_layout_changes_nothing(folder, tmp_path):
+    logs = [toy_run(folder, tmp_path/f'run{c}', channels_last=c)[0] for c in (False, True)]
+    assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-4)
+
+
+@pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')), reason='torch.compile needs a C++ compiler')
+def test_compiled_model_learns_the_same(folder, tmp_path):
+    logs, models = zip(*(toy_run(folder, tmp_path/f'run{c}', compile=c) for c in (False, True)))
+    assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-3) and models[1]._compiled_call_impl is None
+
+
+def test_batch_size_found_once(folder, tmp_path, monkeypatch):
+    import synthdepth.finetune as module
+    monkeypatch.setattr(module, 'largest_batch', lambda *args: 5)
+    log, _ = toy_run(folder, tmp_path/'run', batch_size='auto', epochs=1)
+    assert json.loads((tmp_path/'run'/'run.json').read_text())['batch_size'] == 5 and log.steps.iloc[-1] == 4
+    shutil.rmtree(tmp_path/'run'/'model')
+    monkeypatch.setattr(module, 'largest_batch', lambda *args: 3)
+    toy_run(folder, tmp_path/'run', batch_size='auto', epochs=1)
+    assert json.loads((tmp_path/'run'/'run.json').read_text())['batch_size'] == 5
+
+
+def test_every_picture_varies_by_itself(folder, tmp_path):
+    logs = [toy_run(folder, tmp_path/f'{n}', crop=crop, hue=.1, gamma=.1)[0] for n, crop in enumerate((.6, .6, 1.))]
+    assert logs[0].train_loss[1:].equals(logs[1].train_loss[1:]) and not logs[0].train_loss[1:].equals(logs[2].train_loss[1:])
+
+
+def test_run_begun_before_a_new_option_existed_goes_on(folder, tmp_path):
+    toy_run(folder, tmp_path/'run')
+    file = tmp_path/'run'/'run.json'
+    about = json.loads(file.read_text())
+    del about['asked']['recipe']['crop'], about['asked']['recipe']['compile']
+    file.write_text(json.dumps(about))
+    assert len(toy_run(folder, tmp_path/'run')[0]) == 3
+    with pytest.raises(FinetuneError, match='recipe.crop: 1.0 there, 0.5 asked for'): toy_run(folder, tmp_path/'run', crop=.5)
+
+
+def test_tensorboard_is_optional(folder, tmp_path):
+    from importlib.util import find_spec
+    recipe = make_recipe('corrected', **QUICK | dict(epochs=1))
+    def go(): finetune(fresh(), folder, recipe, tmp_path/'run', progress=False, tensorboard=True)
+    if not find_spec('tensorboard'):
+        with pytest.raises(FinetuneError, match='not installed: pip install tensorboard'): go()
+    else:
+        go()
+        assert list((tmp_path/'run'/'tensorboard').iterdir())
+
+
+def test_few_bad_steps_are_counted_and_skipped(folder, tmp_path, monkeypatch):
+    import synthdepth.steps as module
+    real, calls = module.silog_loss, []
+    def loss(*args):
+        calls.append(1)
+        return real(*args)*(np.nan if len(calls) == 3 else 1)
+    monkeypatch.setattr(module, 'silog_loss', loss)
+    log, model = toy_run(folder, tmp_path/'run')
+    assert list(log.skipped[1:]) == [1, 0] and np.isfinite(log.train_loss[1:]).all() and torch.isfinite(weights_of(model)).all()

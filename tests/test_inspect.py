@@ -4,6 +4,7 @@ from io import BytesIO
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -11,8 +12,11 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from toy import write_synthdepth
 
-from synthdepth.data import colour_depth, open_data
-from synthdepth.inspect import COLOUR_MAPS, DepthInspector, has_frontend
+from synthdepth.browse import Browser
+from synthdepth.canvas import COLOUR_MAPS, LAYOUTS, has_frontend, unpack
+from synthdepth.data import colour_depth, open_data, split_by_scene
+from synthdepth.inspect import DepthInspector
+from synthdepth.live import PredictPanel, TrainingMonitor, write_page
 from synthdepth.look import GAP, HEAD, Looks, compose
 from synthdepth.metrics import METRICS
 
@@ -30,6 +34,21 @@ def data(tmp_path_factory):
     return open_data(write_synthdepth(tmp_path_factory.mktemp('toy')/'toy', scenes=3, views=2))
 
 
+class Page:
+    "What the browser does, without one."
+    def __init__(self, shown):
+        self.shown, self.got = shown, []
+        shown.widget.send = lambda message, buffers=None: self.got.append((message, buffers or []))
+        self.ask(kind='ready')
+
+    def ask(self, *buffers, **message):
+        self.shown._asked(None, message, list(buffers))
+        return self
+
+    def last(self, kind) -> tuple[dict, list]:
+        return next((m, b) for m, b in reversed(self.got) if m['kind'] == kind)
+
+
 def pixels(inspector) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(inspector.picture)))
 
@@ -39,12 +58,15 @@ def test_nothing_is_read_before_it_is_looked_at(data, monkeypatch):
     monkeypatch.setattr(type(data), '__getitem__', lambda self, i: read.append(i) or original(self, i))
     inspector = DepthInspector(data, {'near': near})
     assert read == []
-    inspector.widget
-    assert read == [0]
+    page = Page(inspector)
+    assert read == [0] and page.last('setup')[0]['n'] == 6
     inspector.step()
     inspector.step(-1)
     inspector.choose(cmap='magma')
     assert read == [0, 1]
+    page.ask(kind='ahead', position=3, version=0)
+    page.ask(kind='show', position=3)
+    assert read == [0, 1, 2]
 
 
 def test_predictions_are_cached_and_bounded(data):
@@ -102,7 +124,7 @@ def test_stepping_stops_at_both_ends(data):
 
 def test_scene_filter_and_worst_first(data):
     inspector = DepthInspector(data, {'near': near, 'far': far})
-    inspector.widget
+    assert inspector.look.index == 0
     inspector.choose(sort='d1')
     assert '1 of 6 captures are scored' in inspector.message
     inspector.score_all()
@@ -120,44 +142,184 @@ def test_scene_filter_and_worst_first(data):
 
 def test_fixed_colours_stay_while_stepping(data):
     inspector = DepthInspector(data, {'near': near})
-    inspector.widget
-    fitted = inspector.limits
-    assert inspector.step().limits != fitted and inspector.fit
-    inspector.choose(limits=(1., 4.))
-    assert inspector.step().limits == (1., 4.) and not inspector.fit
+    fitted = [pixels(inspector), pixels(inspector.step())]
+    assert inspector.view['fit']
+    inspector.choose(limits=(1., 4.), reach=2.)
+    assert not inspector.view['fit'] and (pixels(inspector) != fitted[1]).any()
+    h, w = inspector.look.depth.shape
+    shown = colour_depth(inspector.look.depth, inspector.look.valid, 1., 4.)
+    inspector.width = w
+    inspector.draw()
+    assert (pixels(inspector)[HEAD:HEAD + h, w + GAP:2*w + GAP] == shown).all()
     inspector.choose(limits=(2., 2.))
-    assert inspector.look is not None and inspector.message == ''
+    assert inspector.look is not None and inspector.message == '' and len(pixels(inspector))
 
 
-def test_view_and_code_move_each_other(data):
+def test_page_and_code_move_each_other(data):
     inspector = DepthInspector(data, {'near': near, 'far': far})
-    assert inspector.controls is None
-    inspector.widget
-    c = inspector.controls
-    c.next.click()
-    assert inspector.position == c.position.value == 2 and c.picture.value == inspector.picture
-    c.position.value = 5
-    assert inspector.look.index == 4
-    c.previous.click()
-    assert c.position.value == 4
-    c.score_all.click()
-    assert c.progress.value == c.progress.max == 2 and c.progress.layout.visibility == 'hidden'
-    c.sort.value = 'rmse'
-    assert inspector.order[0] == max(range(6), key=lambda i: inspector.looks.scores['near'][i]['rmse'])
-    inspector.choose(scene=data.captures[0].scene, by='far')
-    assert (c.scene.value, c.by.value, c.position.max, c.position.value) == (data.captures[0].scene, 'far', 2, 1)
-    c.limits.value = (1, 3)
-    assert inspector.limits == (1, 3) and not c.fit.value
-    c.fit.value = True
-    assert inspector.limits == inspector.look.depth_limits() == pytest.approx(c.limits.value, abs=.01)
-    assert c.caption.value and c.table.value and c.picture.tooltip == inspector.description
+    assert inspector.canvas is None
+    page = Page(inspector)
+    assert page.last('capture')[0]['position'] == 1
+    page.ask(kind='show', position=2)
+    assert inspector.position == 2 and page.last('capture')[0]['index'] == inspector.look.index == 1
+    page.ask(kind='at', position=4)
+    assert inspector.look.index == 3
+    page.ask(kind='choose', values=dict(scene=data.captures[2].scene))
+    assert inspector.order == [2, 3] and page.last('state')[0]['n'] == 2 and page.last('capture')[0]['index'] == 2
+    inspector.choose(scene=None, cmap='magma', position=5)
+    assert page.last('capture')[0]['index'] == 4 and inspector.canvas.view['cmap'] == 'magma'
+    inspector.canvas.view = inspector.canvas.view | dict(invert=True)
+    assert inspector.view['invert']
+    page.ask(kind='choose', values=dict(protocol='no such'))
+    assert "unknown protocol 'no such'" in page.last('said')[0]['text'] and inspector.looks.protocol.name == 'metric'
+    page.ask(kind='no such')
+    assert 'AttributeError' in page.last('said')[0]['text']
+
+
+def test_page_gets_the_metres_that_are_scored(data):
+    inspector = DepthInspector(data, {'near': near}, protocol='nyu')
+    message, (rgb, truth, pred, bits) = Page(inspector).last('capture')
+    look, shape = inspector.look, inspector.look.depth.shape
+    assert (np.frombuffer(rgb, np.uint8).reshape(look.rgb.shape) == look.rgb).all()
+    back = unpack(message['truth'], truth).reshape(shape)
+    assert (np.isnan(back) == ~look.valid).all() and np.abs(back - look.depth)[look.valid].max() < 2e-4
+    shown = unpack(message['preds'][0], pred).reshape(shape)
+    assert np.abs(shown - look.shown['near']).max() < 2e-4
+    assert (np.unpackbits(np.frombuffer(bits, np.uint8))[:look.depth.size].reshape(shape) == look.counted['near']).all()
+    assert message['scores'] == look.scores and message['camera_known'] and not message['blind']
+
+
+def test_the_page_scores_in_pieces(data):
+    inspector = DepthInspector(data, {'near': near, 'far': far})
+    page = Page(inspector).ask(kind='choose', values=dict(sort='rmse', by='far'))
+    assert '1 of 6 captures are scored' in page.last('capture')[0]['note']
+    for _ in range(20):
+        page.ask(kind='score')
+        if page.last('scored')[0]['done'] == 6: break
+    page.ask(kind='scored')
+    assert page.last('capture')[0]['note'] == ''
+    assert inspector.order[0] == max(range(6), key=lambda i: inspector.looks.scores['far'][i]['rmse'])
+
+
+def test_a_model_that_fails_everywhere_ends_the_scoring(data):
+    page = Page(DepthInspector(data, {'bad': raises}))
+    for _ in range(20):
+        page.ask(kind='score')
+        if page.last('scored')[0]['done'] == 6: return
+    raise AssertionError('scoring never ends')
+
+
+def test_splits_protocols_and_corruptions_are_filters(data):
+    splits = split_by_scene(data, (.34, .33, .33))
+    inspector = DepthInspector(splits, {'near': near})
+    assert len(inspector.order) == 6
+    inspector.choose(split='test')
+    assert [inspector.looks.data.where[i][0] for i in inspector.order] == ['test', 'test']
+    clear, scores = inspector.look, inspector.look.scores['near']
+    inspector.choose(corruption='gaussian', severity=5)
+    assert (inspector.look.rgb != clear.rgb).any() and (inspector.look.depth == clear.depth).all()
+    assert inspector.look.index == clear.index and inspector.look.scores['near'] != scores
+    inspector.choose(corruption=None, protocol='median')
+    median = inspector.look.scores['near']
+    assert median != scores and inspector.choose(protocol='metric').look.scores['near'] == scores
+    with pytest.raises(ValueError, match='unknown corruption'): inspector.choose(corruption='rain')
+
+
+def test_a_model_is_asked_once_for_each_picture(data):
+    calls = []
+    browser = Browser(data, {'m': lambda rgb: calls.append(1) or near(rgb)})
+    browser[0]
+    for name in ('median', 'affine_depth', 'nyu', 'metric'):
+        browser.change(protocol=name)
+        browser[0]
+    assert len(calls) == 1
+    browser.change(corruption='fog')
+    browser[0]
+    browser.change(protocol='published', corruption=None)
+    browser[0]
+    assert len(calls) == 3
+
+
+def test_stored_results_sort_without_predicting(data):
+    table = pd.DataFrame([dict(model='old', scene=c.scene, view=c.view, rmse=float(i), protocol=None)
+                          for i, c in enumerate(data.captures)])
+    inspector = DepthInspector(data, results=table).choose(sort='rmse', by='old')
+    assert inspector.order == [5, 4, 3, 2, 1, 0] and not inspector.looks.models and inspector.message == ''
+    other = DepthInspector(data, results=table.assign(protocol='another: one')).choose(sort='rmse', by='old')
+    assert '0 of 6 captures are scored' in other.message
+    with pytest.raises(ValueError, match='expected a column model'): DepthInspector(data, results=table.drop(columns='model'))
+
+
+def test_overview_tells_of_every_scene_and_of_those_that_cannot_be_read(tmp_path):
+    data = open_data(write_synthdepth(tmp_path/'d', scenes=3, views=2))
+    data.captures[2].rgb.unlink()
+    message, _ = Page(DepthInspector(data)).ask(kind='thumbs', **{'from': 0}).last('thumbs')
+    assert message['total'] == 3 and [t['position'] for t in message['scenes']] == [1, 3, 5]
+    assert 'no such file' in message['scenes'][1]['problem']
+    assert message['scenes'][0]['valid'] == pytest.approx(data[0].valid.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_every_layout_can_be_chosen(data, layout):
+    assert DepthInspector(data).choose(layout=layout).view['layout'] == layout
+
+
+def test_saving_writes_the_picture_or_says_why_not(data, tmp_path):
+    file = BytesIO()
+    Image.new('RGB', (40, 30), 'red').save(file, 'PNG')
+    inspector = DepthInspector(data, figures=tmp_path/'figures')
+    page = Page(inspector)
+    for form in ('png', 'pdf'):
+        page.ask(file.getvalue(), kind='save', format=form, title='a/../b c', layout='side')
+        assert page.last('said')[0]['text'].startswith('saved')
+    assert {p.name for p in (tmp_path/'figures').iterdir()} == {'a_.._b_c_side.png', 'a_.._b_c_side.pdf'}
+    (tmp_path/'taken').write_text('a file')
+    inspector.figures = tmp_path/'taken'
+    assert 'cannot write' in page.ask(file.getvalue(), kind='save', format='png', title='x', layout='y').last('said')[0]['text']
+
+
+def test_any_picture_can_be_predicted(data, tmp_path):
+    panel = PredictPanel({'near': near, 'bad': raises}, [data.captures[0].rgb])
+    page = Page(panel)
+    assert page.last('capture')[0]['blind'] and 'out of memory' in str(page.last('capture')[0]['problems'])
+    page.ask(data.captures[1].rgb.read_bytes(), kind='predict', models=['near'], title='mine.png')
+    assert page.last('stage')[0]['text'] == 'near is predicting (1 of 1)'
+    page.ask(kind='go')
+    message, buffers = page.last('capture')
+    assert message['title'] == 'mine.png' and [p['name'] for p in message['preds']] == ['near'] and message['problems'] == []
+    assert np.isnan(unpack(message['truth'], buffers[1])).all()
+    page.ask(b'no picture', kind='predict', models=['near'], title='x.txt').ask(kind='go')
+    assert 'x.txt: this is no picture' in page.last('capture')[0]['problems'][0]
+
+
+def test_training_is_followed(tmp_path):
+    page = Page(TrainingMonitor(tmp_path/'run'))
+    page.ask(kind='poll', stamp='')
+    assert 'no such folder' in page.last('log')[0]['status']
+    (tmp_path/'run').mkdir()
+    for text, said in [('', 'cannot be read'), ('a,b\n1,2\n', 'expected a column epoch'),
+                       ('epoch,train_loss,valid_loss,d1\n0,,.5,.6\n1,.4,.3,.7\n', 'run: running, 1 epochs')]:
+        (tmp_path/'run/log.csv').write_text(text)
+        page.ask(kind='poll', stamp='')
+        assert said in page.last('log')[0]['status']
+    n, stamp = len(page.got), page.last('log')[0]['stamp']
+    assert len(page.last('log')[0]['charts']) == 2
+    page.ask(kind='poll', stamp=stamp)
+    assert len(page.got) == n
+    assert Image.open(BytesIO(TrainingMonitor(tmp_path/'run').picture)).width > 500
+
+
+def test_served_page_has_a_token_of_its_own(tmp_path):
+    tokens = {write_page(tmp_path, tmp_path)[1] for _ in range(3)}
+    assert len(tokens) == 3 and (tmp_path/'voila.json').stat().st_mode & 0o77 == 0
+    assert '127.0.0.1' in (tmp_path/'voila.json').read_text()
 
 
 def test_empty_choice_is_a_message(data):
     inspector = DepthInspector(data)
     inspector.widget
     inspector.choose(scene='nowhere')
-    assert "no capture of scene 'nowhere'" in inspector.message == inspector.controls.message.value
+    assert "no capture of scene 'nowhere'" in inspector.message
     assert inspector.at(0, 0) == {}
     assert inspector.step().look is None and inspector.choose(scene=None).look.index == 0
     with pytest.raises(TypeError, match='no choice colour'): inspector.choose(colour='red')
@@ -289,24 +451,22 @@ def test_headless_notebook_stores_a_picture(data):
     assert 'widgets' not in nb.metadata and WIDGET not in str(outputs)
 
 
-def test_live_notebook_stores_the_picture_that_the_widget_hides(data):
+def test_live_notebook_stores_the_picture_before_the_widget(data):
     nb = executed(data.root, Person)
     picture, widget = nb.cells[0].outputs
     assert 'image/png' in picture.data and 'alt="' in picture.data['text/html'] and WIDGET not in picture.data
     state = nb.metadata.widgets['application/vnd.jupyter.widget-state+json']['state']
     assert widget.data[WIDGET]['model_id'] in state
-    hidden = picture.data['text/html'].split('class="')[1].split('"')[0]
-    assert any(f'.{hidden} {{ display: none }}' in str(m['state'].get('value', '')) for m in state.values())
+    assert len(str(state)) < 200_000  # no depth map in the saved notebook
 
 
 def test_step_is_quick(tmp_path):
     data = open_data(write_synthdepth(tmp_path/'big', scenes=2, views=1, size=(480, 640)))
-    inspector = DepthInspector(data, {'near': near})
-    inspector.widget
-    inspector.step()
+    page = Page(DepthInspector(data, {'near': near}))
+    page.ask(kind='show', position=2)
     times = []
-    for by in (-1, 1)*4:
+    for position in (1, 2)*4:
         start = time.perf_counter()
-        inspector.step(by)
+        page.ask(kind='show', position=position)
         times.append(time.perf_counter() - start)
-    assert min(times) < .15, times
+    assert min(times) < .1, times

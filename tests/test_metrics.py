@@ -13,8 +13,12 @@ from synthdepth.metrics import (
     HIGHER_IS_BETTER,
     METRICS,
     PROTOCOLS,
+    SOURCES,
+    SUMS,
     Protocol,
     apply_protocol,
+    _on_device,
+    _on_processor,
     crop_mask,
     depth_metrics,
     evaluate_batch,
@@ -71,6 +75,37 @@ def test_vectorised_equals_a_loop_over_images():
     for i in range(len(pred)):
         for name, value in reference(as_numpy(pred[i], valid[i]), as_numpy(depth[i], valid[i])).items():
             assert found[name][i].item() == pytest.approx(value, rel=2e-6), name
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('shape', [(2, 1, 1), (2, 256, 256), (2, 300, 437)])  # less than a block, one, and more with a rest
+def test_blocks_equal_a_loop_and_the_way_of_the_device(dtype, shape):
+    pred, depth, valid = (x.to(dtype) if x.is_floating_point() else x for x in batch(*shape))
+    pred[~valid], depth[~valid] = torch.nan, -1.
+    one, other = _on_processor(pred, depth, valid), _on_device(pred, depth, valid)
+    for name in SUMS: torch.testing.assert_close(one[name], other[name], rtol=2e-6, atol=1e-9, msg=name)
+    for i in range(len(pred)):
+        if not valid[i].any(): continue
+        expected = reference(as_numpy(pred[i], valid[i]), as_numpy(depth[i], valid[i]))
+        found = {name: value[i].item() for name, value in depth_metrics(pred, depth, valid).items()}
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-9 if valid[i].sum() > 1 else 1e-4)
+
+
+def test_views_and_gradients_are_scored_like_copies():
+    pred, depth, valid = batch(4, 40, 60)
+    views = [x.transpose(1, 2)[1:, ::2] for x in (pred.requires_grad_(), depth, valid)]
+    found, copied = depth_metrics(*views), depth_metrics(*(x.detach().contiguous() for x in views))
+    assert all(torch.equal(found[k], copied[k]) for k in found)
+
+
+@pytest.mark.parametrize('value', [torch.nan, torch.inf, 0., -1.])
+def test_what_is_no_depth_stops_in_any_block(value, recwarn):
+    for at in (0, 70_000, 130_000):
+        pred, depth, valid = (torch.full((1, 300, 437), x) for x in (2., 2., True))
+        pred.view(-1)[at] = value
+        with pytest.raises(ValueError, match=f'row {at//437}, column {at % 437}'): depth_metrics(pred, depth, valid)
+        with pytest.raises(ValueError, match='ground truth is not'): depth_metrics(depth, pred, valid)
+    assert not recwarn.list
 
 
 def test_perfect_prediction():
@@ -272,6 +307,15 @@ def test_protocol_is_stored_and_printed(protocol):
     assert Protocol.from_dict(json.loads(json.dumps(protocol.to_dict()))) == protocol == get_protocol(protocol.name)
     assert '\n' not in str(protocol) and str(protocol).startswith(f'{protocol.name}: ')
     with pytest.raises(ValueError, match='unknown field colour'): Protocol.from_dict(protocol.to_dict() | {'colour': 1})
+
+
+@pytest.mark.parametrize('name, low, high, crop', [
+    ('nyu', 1e-3, 10, 'eigen'), ('kitti', 1e-3, 80, 'garg'), ('ibims', 1e-3, 50, 'none'), ('diode_indoor', 1e-3, 50, 'none'),
+    ('diode_outdoor', .6, 300, 'none'), ('sunrgbd', 1e-3, 8, 'none'), ('tum', 1e-3, 10, 'none'), ('scannet', 1e-3, 10, 'none'),
+    ('7scenes', 1e-3, 10, 'none')])
+def test_benchmarks_have_protocols_and_name_their_source(name, low, high, crop):
+    p = PROTOCOLS[name]
+    assert (p.min_depth, p.max_depth, p.crop, p.align, p.average) == (low, high, crop, 'none', 'image') and SOURCES[name]
 
 
 def test_protocols_that_differ_print_differently():

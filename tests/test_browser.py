@@ -1,0 +1,446 @@
+"The inspector in a real browser: Chromium before a real JupyterLab, as a person would use it."
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+from toy import write_synthdepth
+
+from synthdepth.data import open_data
+
+playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed (pip install synthdepth[dev])')
+pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
+CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if p), None)
+if not CHROMIUM: pytest.skip('no chromium here (Debian, Ubuntu: apt-get install chromium)', allow_module_level=True)
+
+SIZE = (480, 640)
+ARGS = ['--no-sandbox', '--use-gl=angle', '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--ignore-gpu-blocklist',
+        '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run']
+SHOTS = Path(__file__).resolve().parents[1]/'data'/'browser'
+CELL = '''from synthdepth.inspect import DepthInspector
+from synthdepth.data import open_data, split_by_scene
+
+def near(rgb): return 2 + rgb.mean(1)
+def far(rgb): return 6 + rgb.mean(1)
+
+data = open_data('toy')
+inspector = DepthInspector(data, {'near': near, 'far': far})
+inspector'''
+
+
+def write_notebook(root: Path):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    nb.metadata.kernelspec = dict(name='python3', display_name='python3', language='python')
+    nbformat.write(nb, root/'look.ipynb')
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def work(tmp_path_factory):
+    "A folder with a set, a broken set and a notebook."
+    root = tmp_path_factory.mktemp('lab')
+    write_synthdepth(root/'toy', scenes=4, views=2, size=SIZE)
+    write_notebook(root)
+    (root/'run').mkdir()
+    (root/'run'/'run.json').write_text(json.dumps(dict(asked=dict(data=dict(train=str(root/'toy'))))))
+    (root/'run'/'log.csv').write_text('epoch,train_loss,valid_loss,d1\n0,,.5,.6\n1,.4,.3,.7\n')
+    return root
+
+
+@contextmanager
+def start_lab(work: Path):
+    "A JupyterLab server; its address with the token."
+    port, token = free_port(), 'local'
+    home = {k: str(work/'.jupyter'/k) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR')}
+    settings = work/'.jupyter'/'settings'
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--expose-app-in-browser',
+               f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={work}', '--allow-root',
+               f'--LabApp.user_settings_dir={settings}', f'--LabApp.workspaces_dir={work}/.jupyter/workspaces']
+    (settings/'@jupyterlab'/'apputils-extension').mkdir(parents=True)
+    quiet = dict(fetchNews='false', checkForUpdates=False)
+    (settings/'@jupyterlab'/'apputils-extension'/'notification.jupyterlab-settings').write_text(json.dumps(quiet))
+    log = open(work/'lab.log', 'w')
+    server = subprocess.Popen(command, cwd=work, env=os.environ | home, stdout=log, stderr=log)
+    url = f'http://127.0.0.1:{port}'
+    for _ in range(150):
+        try:
+            urllib.request.urlopen(f'{url}/api/status?token={token}', timeout=2)
+            break
+        except OSError: time.sleep(.2)
+    else: pytest.fail(f'JupyterLab did not start: {(work/"lab.log").read_text()[-800:]}')
+    yield f'{url}/lab/tree/look.ipynb?token={token}&reset'
+    server.terminate()
+    server.wait(20)
+
+
+@pytest.fixture(scope='module')
+def lab(work):
+    with start_lab(work) as address: yield address
+
+
+@pytest.fixture(scope='module')
+def browser():
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield chromium
+        chromium.close()
+
+
+def errors_of(page) -> list[str]:
+    "Collects what a person would find in red in the console; not the server's own pages that are missing offline."
+    said = []
+    alien = 'Failed to load resource', 'shared module'  # missing offline; Voila's own, for extensions of JupyterLab
+    page.on('console', lambda m: said.append(m.text) if m.type == 'error' and not any(a in m.text for a in alien) else None)
+    page.on('pageerror', lambda e: said.append(str(e)))
+    return said
+
+
+def run_cells(page, address):
+    page.goto(address)
+    page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')", timeout=40000)
+    page.evaluate("""async () => {
+      const app = window.jupyterapp, panel = app.shell.currentWidget;
+      await panel.context.ready;
+      await panel.sessionContext.ready;
+      app.commands.execute('application:toggle-left-area');
+      void app.commands.execute('notebook:run-all-cells');
+    }""")
+    try: page.wait_for_selector('.sd-root[data-shown]', timeout=30000)
+    except Exception:
+        page.screenshot(path='/tmp/fail.png')
+        raise
+
+
+@pytest.fixture(scope='module')
+def page(browser, lab):
+    page = browser.new_page(viewport=dict(width=1500, height=1100))
+    page.set_default_timeout(15000)
+    page.said = errors_of(page)
+    run_cells(page, lab)
+    return page
+
+
+def shot(page, name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.locator('.sd-root').screenshot(path=SHOTS/f'{name}.png')
+
+
+def field(page, name): return page.locator(f'.sd-root [data-name="{name}"]')
+
+
+def shown(page, position):
+    page.wait_for_function("p => document.querySelector('.sd-root').dataset.shown === String(p)", arg=position, timeout=10000)
+
+
+def press(page, key):
+    page.locator('.sd-root').focus()
+    page.keyboard.press(key)
+
+
+def pixels(page, key) -> np.ndarray:
+    "What is painted on a panel, in its own pixels."
+    url = page.evaluate("k => document.querySelector(`canvas[data-key='${k}']`).toDataURL()", key)
+    import base64
+    import io
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(',')[1]))).convert('RGB'))
+
+
+def point(page, key, u, v):
+    "Moves the mouse to the middle of a pixel of the whole picture."
+    box = page.locator(f"canvas[data-key='{key}']").bounding_box()
+    page.mouse.move(box['x'] + (u + .5)/SIZE[1]*box['width'], box['y'] + (v + .5)/SIZE[0]*box['height'])
+
+
+def test_opens_with_every_panel(page):
+    titles = ['picture', 'near', 'near − truth', 'truth', 'far', 'far − truth']
+    assert page.locator('.sd-panel figcaption').all_inner_texts() == titles
+    assert all(pixels(page, k).std() > 5 for k in ('rgb', 'truth', 'pred:near', 'err:far'))
+    assert 'near' in field(page, 'table').inner_text() and 'rmse' in field(page, 'table').inner_text()
+    assert not page.locator('.jp-OutputArea img').first.is_visible()  # the stored picture stands back
+    shot(page, 'side')
+
+
+def test_keys_step_and_stop_at_the_ends(page):
+    press(page, 'ArrowRight')
+    shown(page, 2)
+    assert '2 / 8' in field(page, 'where').inner_text()
+    press(page, 'End')
+    shown(page, 8)
+    press(page, 'ArrowRight')
+    press(page, 'ArrowLeft')
+    shown(page, 7)
+    press(page, 'Home')
+    shown(page, 1)
+
+
+def test_hover_shows_the_metres_of_the_file_in_every_panel(page, work):
+    sample = open_data(work/'toy')[0]
+    for v, u in np.argwhere(sample.valid)[[5000, -5000]]:
+        point(page, 'pred:near', int(u), int(v))
+        text = field(page, 'readout').inner_text()
+        column, row = map(int, re.search(r'column (\d+), row (\d+)', text).groups())
+        assert abs(column - u) <= 1 and abs(row - v) <= 1
+        truth = float(sample.depth[row, column])
+        near = 2 + float((sample.rgb[row, column]/255).astype(np.float32).mean())
+        assert f'truth {truth:.3f} m' in text
+        number = float(re.search(r'near (\S+) m', text).group(1))
+        assert number == pytest.approx(near, abs=.0011)
+        assert float(re.search(r'near .*?error (\S+) m', text).group(1)) == pytest.approx(near - truth, abs=.0015)
+        assert float(re.search(r'ratio (\S+)', text).group(1)) == pytest.approx(near/truth, abs=.002)
+        values = page.locator('.sd-value').all_inner_texts()
+        assert len(values) == 6 and all(values) and values[3] == f'{truth:.3f} m'
+
+
+def test_shift_and_arrows_move_the_probe(page):
+    point(page, 'truth', 300, 400)
+    before = field(page, 'readout').inner_text()
+    press(page, 'Shift+ArrowRight')
+    press(page, 'Shift+ArrowDown')
+    a, b = (list(map(int, re.findall(r'\d+', t)[:2])) for t in (before, field(page, 'readout').inner_text()))
+    assert (b[0] - a[0], b[1] - a[1]) == (1, 1)
+
+
+def test_zoom_and_pan_are_linked(page):
+    point(page, 'truth', 100, 300)
+    whole = pixels(page, 'truth'), pixels(page, 'rgb')
+    press(page, '0')
+    for _ in range(3): page.mouse.wheel(0, -300)
+    page.wait_for_function("+document.querySelector('.sd-root').dataset.zoom > 5")
+    assert all((a != b).any() for a, b in zip(whole, (pixels(page, 'truth'), pixels(page, 'rgb'))))
+    assert re.search(r'column (99|100|101), row (299|300|301)', field(page, 'readout').inner_text())
+    before, box = pixels(page, 'rgb'), page.locator("canvas[data-key='truth']").bounding_box()
+    page.mouse.down()
+    page.mouse.move(box['x'] + box['width']*.6, box['y'] + box['height']*.4)
+    page.mouse.up()
+    assert (pixels(page, 'rgb') != before).any()
+    shot(page, 'zoomed')
+    press(page, '0')
+    assert page.locator('.sd-root').get_attribute('data-zoom') == '1.000'
+
+
+def test_colours_limits_and_invalid_grey(page, work):
+    sample = open_data(work/'toy')[0]
+    point(page, 'rgb', 2, 2)
+    v, u = np.argwhere(~sample.valid)[len(np.argwhere(~sample.valid))//2]
+    picture = pixels(page, 'truth')
+    at = picture[int((v + .5)/480*len(picture)), int((u + .5)/640*picture.shape[1])]
+    assert tuple(at) == (128, 128, 128)
+    for name, value in (('cmap', 'magma'), ('scale', 'disparity'), ('scale', 'log')):
+        field(page, name).select_option(value)
+        page.wait_for_timeout(60)
+        new = pixels(page, 'truth')
+        assert (new != picture).any()
+        picture = new
+    field(page, 'invert').check()
+    page.wait_for_timeout(60)
+    assert (pixels(page, 'truth') != picture).any()
+    shot(page, 'magma_log_inverted')
+    field(page, 'high').fill('3')
+    field(page, 'high').press('Enter')
+    page.wait_for_function("!document.querySelector('.sd-root [data-name=fit]').checked")
+    for name, value in (('cmap', 'viridis'), ('scale', 'linear')): field(page, name).select_option(value)
+    field(page, 'invert').uncheck()
+    field(page, 'fit').check()
+
+
+def test_sort_by_worst_and_filter_by_scene(page):
+    field(page, 'score').click()
+    page.wait_for_function("document.querySelector('.sd-root [data-name=progress]').hidden", timeout=20000)
+    field(page, 'by').select_option('far')
+    field(page, 'sort').select_option('rmse')
+    page.wait_for_function("document.querySelector('.sd-root [data-name=message]').textContent === ''")
+    page.wait_for_timeout(300)
+    found = []
+    for k in range(1, 9):
+        if k > 1: press(page, 'ArrowRight')
+        shown(page, k)
+        row = next(r for r in field(page, 'table').inner_text().splitlines() if r.startswith('rmse (m)'))
+        found.append(float(row.split()[-1]))
+    assert found == sorted(found, reverse=True) and found[0] > found[-1]
+    field(page, 'sort').select_option('')
+    field(page, 'scene').fill('toy-0-00002')
+    field(page, 'scene').press('Enter')
+    page.wait_for_function("document.querySelector('.sd-root [data-name=where]').textContent.startsWith('1 / 2')")
+    field(page, 'scene').fill('nowhere')
+    field(page, 'scene').press('Enter')
+    page.wait_for_function("document.querySelector('.sd-root [data-name=message]').textContent.includes(\"scene 'nowhere'\")")
+    shot(page, 'empty_filter')
+    field(page, 'scene').fill('')
+    field(page, 'scene').press('Enter')
+    page.wait_for_function("document.querySelector('.sd-root [data-name=where]').textContent.startsWith('1 / 8')")
+
+
+def test_protocol_and_corruption_are_computed_anew(page):
+    table = field(page, 'table').inner_text()
+    field(page, 'protocol').select_option('median')
+    page.wait_for_function("t => document.querySelector('.sd-root [data-name=table]').innerText !== t", arg=table)
+    assert 'aligned by median' in field(page, 'table').inner_text()
+    clear = pixels(page, 'rgb')
+    field(page, 'corruption').select_option('fog')
+    field(page, 'severity').select_option('5')
+    page.wait_for_timeout(600)
+    assert np.abs(pixels(page, 'rgb').astype(int) - clear).mean() > 3
+    shot(page, 'fog')
+    field(page, 'corruption').select_option('')
+    field(page, 'protocol').select_option('metric')
+    page.wait_for_function("document.querySelector('.sd-root [data-name=table]').innerText.includes('not aligned')")
+
+
+def test_swipe(page):
+    whole = pixels(page, 'truth')
+    press(page, 'w')
+    page.wait_for_selector("canvas[data-key='swipe']")
+    field(page, 'left').select_option('truth')
+    field(page, 'right').select_option('pred:near')
+    page.wait_for_timeout(100)
+    half = pixels(page, 'swipe')
+    box = page.locator("canvas[data-key='swipe']").bounding_box()
+    page.mouse.move(box['x'] + box['width']/2, box['y'] + box['height']/2)
+    page.mouse.down()
+    page.mouse.move(box['x'] + box['width']*.8, box['y'] + box['height']/2)
+    page.mouse.up()
+    moved = pixels(page, 'swipe')
+    w, h = half.shape[1], half.shape[0]
+    band = slice(h//2 + 40, h - 20), slice(int(.55*w), int(.7*w))
+    assert (moved[band] != half[band]).mean() > .3 and whole.shape != half.shape
+    shot(page, 'swipe')
+
+
+def test_point_cloud_appears_and_turns(page):
+    press(page, 'c')
+    page.wait_for_function("document.querySelector('.sd-root').dataset.points")
+    points = [int(n) for n in page.locator('.sd-root').get_attribute('data-points').split()]
+    assert len(points) == 3 and all(n > 10_000 for n in points)
+    page.wait_for_timeout(300)
+    before = pixels(page, 'cloud')
+    assert before.std() > 10
+    box = page.locator("canvas[data-key='cloud']").bounding_box()
+    page.mouse.move(box['x'] + 200, box['y'] + 100)
+    page.mouse.down()
+    page.mouse.move(box['x'] + 300, box['y'] + 130, steps=3)
+    page.mouse.up()
+    assert (pixels(page, 'cloud') != before).mean() > .02
+    field(page, 'ink').select_option('error')
+    page.wait_for_timeout(200)
+    shot(page, 'cloud')
+    field(page, 'ink').select_option('rgb')
+    field(page, 'reset').click()
+    shot(page, 'cloud_rgb')
+    press(page, 's')
+    page.wait_for_selector("canvas[data-key='truth']")
+
+
+def test_profile_and_save(page, work):
+    field(page, 'tool').select_option('line')
+    point(page, 'truth', 60, 400)
+    page.mouse.down()
+    point(page, 'truth', 580, 300)
+    page.mouse.up()
+    assert field(page, 'profile').is_visible()
+    shot(page, 'profile')
+    for form in ('png', 'pdf'):
+        field(page, form).click()
+        page.wait_for_function("f => document.querySelector('.sd-message').textContent.includes('.' + f)", arg=form)
+    png, = (work/'figures').glob('*.png')
+    assert Image.open(png).width > 1500
+    SHOTS.joinpath('saved.png').write_bytes(png.read_bytes())
+    assert next((work/'figures').glob('*.pdf')).read_bytes()[:5] == b'%PDF-'
+    field(page, 'tool').select_option('pan')
+    press(page, 'l')
+    assert not field(page, 'profile').is_visible()
+
+
+def test_overview_shows_a_thumbnail_of_every_scene(page):
+    press(page, 'o')
+    page.wait_for_function("document.querySelectorAll('.sd-thumb img').length === 4")
+    assert all('% valid, median' in a for a in page.locator('.sd-thumb img').evaluate_all('xs => xs.map(x => x.alt)'))
+    shot(page, 'overview')
+    page.locator('.sd-thumb').nth(2).click()
+    shown(page, 5)
+
+
+def test_every_control_has_a_name_and_the_page_is_readable_at_125_percent(page):
+    nameless = page.evaluate('''() => [...document.querySelectorAll('.sd-root :is(button, input, select, canvas, progress)')]
+      .filter((e) => !e.closest('[hidden]') && !(e.getAttribute('aria-label') || e.labels?.length || e.title))
+      .map((e) => e.outerHTML)''')
+    assert nameless == []
+    page.set_viewport_size(dict(width=1200, height=880))  # what 125 % leaves of 1500 x 1100
+    page.wait_for_timeout(200)
+    wide = page.evaluate("(() => { const r = document.querySelector('.sd-root'); return r.scrollWidth - r.clientWidth })()")
+    assert wide <= 0
+    shot(page, 'zoom_125')
+    page.set_viewport_size(dict(width=1500, height=1100))
+
+
+def test_a_saved_notebook_shows_the_picture_without_a_kernel(page, work):
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_timeout(500)
+    picture = json.loads((work/'look.ipynb').read_text())['cells'][0]['outputs'][0]['data']
+    assert 'image/png' in picture and 'alt="toy-0-00000' in ''.join(picture['text/html'])
+
+
+def test_nothing_red_in_the_console(page):
+    assert page.said == []
+
+
+@pytest.fixture(scope='module')
+def served(browser, work):
+    "A run folder served as a page: its curves, its pictures, and a place for any other picture."
+    port = free_port()
+    code = f"from synthdepth.live import serve; serve({str(work/'run')!r}, {port}, ['tiny'], {str(work/'figures')!r})"
+    with open(work/'voila.log', 'w') as log:
+        server = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=log, text=True)
+    address = server.stdout.readline().strip()
+    for _ in range(100):
+        try:
+            stranger = urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=2).url
+            break
+        except OSError: time.sleep(.2)
+    page = browser.new_page(viewport=dict(width=1300, height=1900))
+    page.set_default_timeout(20000)
+    page.said, page.stranger = errors_of(page), stranger
+    page.goto(address, timeout=40000)
+    yield page
+    page.close()
+    server.send_signal(signal.SIGINT)
+    server.wait(15)
+
+
+def test_a_run_folder_is_served_to_its_owner_alone(served, work):
+    assert '/login' in served.stranger
+    served.wait_for_selector('.sd-root[data-epochs="1"]')
+    served.wait_for_selector('.sd-root[data-shown="1"]')
+    with open(work/'run'/'log.csv', 'a') as f: f.write('2,.3,.25,.8\n')
+    served.wait_for_selector('.sd-root[data-epochs="2"]', timeout=10000)
+    served.screenshot(path=SHOTS/'served.png')
+    assert served.said == []
+
+
+def test_any_picture_is_predicted(served, work):
+    panel = served.locator('.sd-root:has([data-name="file"])')
+    assert 'choose or upload a picture' in panel.locator('.sd-message').inner_text()
+    panel.locator('[data-name="file"]').set_input_files(work/'toy'/'rgb'/'rgb_00003.png')
+    panel.locator("canvas[data-key='pred:tiny']").hover()
+    assert panel.locator('.sd-message').inner_text() == ''
+    assert panel.locator('.sd-panel figcaption').all_inner_texts() == ['picture', 'tiny']
+    assert re.search(r'tiny \d+\.\d+ m', panel.locator('[data-name="readout"]').inner_text())
+    panel.screenshot(path=SHOTS/'predict.png')
+    assert served.said == []

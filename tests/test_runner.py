@@ -1,0 +1,113 @@
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from toy import write_synthdepth
+
+from synthdepth.checkpoints import checkpoints
+from synthdepth.models import load_model
+from synthdepth.runner import RESUME, list_runs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return write_synthdepth(tmp_path_factory.mktemp('toy')/'set', scenes=10, views=2)
+
+
+def begin(notebook, copy, **parameters):
+    command = [sys.executable, '-m', 'synthdepth.runner', str(notebook), str(copy)]
+    for k, v in parameters.items(): command += ['-p', k, v if isinstance(v, str) else json.dumps(v)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | dict(OMP_NUM_THREADS='1'))
+
+
+def train(folder, tmp_path, epochs, **parameters):
+    small = dict(model='tiny', height=64, width=64, batch_size=4, recipe='corrected', progress=.01, minutes=0.)
+    return begin('nbs/07_finetune.ipynb', tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'), epochs=epochs,
+                 **small | parameters)
+
+
+def test_signal_leaves_checkpoint_and_notebook_and_asks_to_be_resumed(folder, tmp_path):
+    p = train(folder, tmp_path, 30, patience=99)
+    while p.poll() is None and len(checkpoints(tmp_path/'run')) < 2: time.sleep(.05)
+    p.send_signal(signal.SIGTERM)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == RESUME == 75, err[-2000:]
+    assert re.search(r'Stopped: stopped by SIGTERM in epoch \d+, step \d+; run the same again', err)
+    lines = [x for x in out.splitlines() if x]
+    assert any(re.match(r'epoch \d+/30  loss \d', x) for x in lines) and all(x.isprintable() for x in lines)
+    kept = nbformat.read(tmp_path/'copy.ipynb', 4)
+    printed = ''.join(o.get('text', '') for c in kept.cells for o in c.get('outputs', []))
+    assert 'epoch 1/30' in printed, 'the saved notebook has its outputs'
+    assert list_runs(tmp_path).loc['run', 'state'] == 'interrupted'
+    position = checkpoints(tmp_path/'run')[-1].name
+    p = train(folder, tmp_path, 30, patience=99)
+    while p.poll() is None and checkpoints(tmp_path/'run')[-1].name == position: time.sleep(.05)
+    p.send_signal(signal.SIGUSR1)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == RESUME and 'SIGUSR1' in err
+    epoch, step = [int(x) for x in re.findall(r'\d+', position + '_0')[:2]]
+    assert f'from epoch {epoch+1}, step {step}' in out
+
+
+def test_run_to_the_end_exits_with_0(folder, tmp_path):
+    p = train(folder, tmp_path, 1)
+    assert p.communicate(timeout=120)[1] == '' and p.returncode == 0
+    assert load_model(tmp_path/'run'/'model')
+    row = list_runs(tmp_path).loc['run']
+    assert (row.recipe, row.model, row.state, row.epochs, row.best_epoch) == ('corrected', 'tiny', 'finished', '1/1', 1)
+
+
+def test_mistakes_exit_with_1(folder, tmp_path):
+    p = train(folder, tmp_path, 1, learning_rate=.1)
+    err = p.communicate(timeout=60)[1]
+    assert p.returncode == 1 and err.splitlines()[-1].startswith('FinetuneError: unknown parameter learning_rate')
+
+
+def notebook(path, *sources):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources]), path)
+    return path
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGUSR2'])
+def test_cell_that_does_not_train_is_stopped_too(tmp_path, name):
+    book = notebook(tmp_path/'slow.ipynb', 'print("before")', 'import time, pathlib',
+                    f'pathlib.Path({str(tmp_path/"there")!r}).write_text(""); time.sleep(60)')
+    p = begin(book, tmp_path/'copy.ipynb')
+    while p.poll() is None and not (tmp_path/'there').exists(): time.sleep(.02)
+    time.sleep(.3)
+    p.send_signal(getattr(signal, name))
+    start = time.monotonic()
+    out, err = p.communicate(timeout=40)
+    assert p.returncode == RESUME and time.monotonic() - start < 30, err[-2000:]
+    assert 'before' in (tmp_path/'copy.ipynb').read_text()
+
+
+def test_failing_cell_after_no_signal_is_a_mistake(tmp_path):
+    p = begin(notebook(tmp_path/'bad.ipynb', 'raise KeyError("gone")'), tmp_path/'copy.ipynb')
+    err = p.communicate(timeout=40)[1]
+    assert p.returncode == 1 and "KeyError: 'gone'" in err
+
+
+def test_list_of_runs_survives_what_is_broken(tmp_path):
+    (tmp_path/'a').mkdir()
+    (tmp_path/'a'/'run.json').write_text('{"asked":')
+    (tmp_path/'b').mkdir()
+    asked = dict(recipe=dict(name='corrected', epochs=3), model='tiny', data=dict(train='x'))
+    (tmp_path/'b'/'run.json').write_text(json.dumps(dict(asked=asked)))
+    dead = subprocess.Popen(['true'])
+    dead.wait()
+    status = dict(state='running', epoch=0, step=0, time=0, host=platform.node(), pid=dead.pid)
+    (tmp_path/'b'/'status.json').write_text(json.dumps(status))
+    assert list_runs(tmp_path).state.to_dict() == {'a': 'unreadable', 'b': 'killed'}
+    assert list_runs(tmp_path/'b'/'none').empty
