@@ -318,7 +318,7 @@ def check_data(path: str | Path,
     if whole:
         report.examples = _spread(whole, 8)
         report.problems += _diagnose(report, whole, found)
-    if not report.problems and 'generator' in listing.info:
+    if not report.problems and 'factors' in (listing.info.get('generator') or {}):
         try: report.problems = _geometry(report, listing)
         except (RenderError, ValueError) as e: report.notes.append(f'labels were not compared with the scenes: {e}')
     report.problems = [p.removeprefix(f'{report.root}/') for p in report.problems]

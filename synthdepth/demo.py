@@ -38,16 +38,15 @@ def notebook_path(
 def run_notebook(
     name: str,        # e.g. '07_finetune'
     copy,             # file for the executed copy
-    /, **parameters,  # of its `parameters` cell
+    /, log=None,      # open text file that gets what the notebook prints
+    **parameters,     # of its `parameters` cell
 ) -> Path:            # the executed copy
-    "Execute a notebook through papermill; NotebookError when it stops."
-    import papermill
+    "Execute a notebook through papermill; NotebookError when it fails, Stopped after a signal."
     from papermill.exceptions import PapermillExecutionError
+    from synthdepth.runner import execute
     copy = Path(copy)
-    copy.parent.mkdir(parents=True, exist_ok=True)
     parameters = {k: str(v) if isinstance(v, Path) else v for k, v in parameters.items()}
-    options = dict(kernel_name='python3', progress_bar=False, extra_arguments=['--log-level=ERROR'])
-    try: papermill.execute_notebook(notebook_path(name), copy, parameters, **options)
+    try: execute(notebook_path(name), copy, parameters, log)
     except PapermillExecutionError as e:
         raise NotebookError(f'{e.ename}: {e.evalue} (the notebook as far as it ran: {copy})') from None
     return copy
