@@ -39,6 +39,9 @@ $(INSTALLED): settings.ini setup.py pyproject.toml
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    (apt-get update -qq && apt-get install -y -qq libllvm19) >/dev/null 2>&1 || echo 'libllvm19 could not be installed; rendering will be slower'; \
 	  else echo 'No LLVM 17 or newer found: rendering will be slower (Debian, Ubuntu: install libllvm19)'; fi; fi
+	@# The inspector is tested in a real browser; without one those tests are skipped.
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  (apt-get update -qq && apt-get install -y -qq chromium) >/dev/null 2>&1 || echo 'chromium could not be installed; browser tests are skipped'; fi
 	@touch $@
 
 clean:  ## remove what the demo and the tests made
