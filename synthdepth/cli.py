@@ -233,7 +233,7 @@ def main():
     "Entry point of the `synthdepth` command."
     from synthdepth.demo import NotebookError
     from synthdepth.render import RenderError
-    from synthdepth.runner import RESUME, Stopped
+    from synthdepth.runner import RESUME, KernelDied, Stopped
     from synthdepth.scores import SentinelError
     try: app()
     except Stopped as e:
@@ -242,6 +242,6 @@ def main():
     except SentinelError as e:
         print(f'sentinel: {e}', file=sys.stderr)
         sys.exit(3)
-    except (NotebookError, RenderError, ValueError, OSError) as e:
+    except (NotebookError, KernelDied, RenderError, ValueError, OSError) as e:
         print(f'error: {e}', file=sys.stderr)
         sys.exit(1)

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,12 +25,12 @@ from .models import DepthModel, load_model
 from .parallel import has_batch_norm
 from .preprocess import Pairs, collate
 from .recipes import FinetuneError, Recipe, apply_freezing, make_splits
-from .record import Progress, begin_run, describe_run, run_name, tensorboard_writer, write_log
+from .record import Progress, begin_run, describe_run, hold_run, run_name, tensorboard_writer, write_log
 from .steps import (check_skipped, keep_features, largest_batch, make_optimizer, recompute_activations, start_accelerator,
                               train_batches, train_step, validate)
 
 # %% ../nbs/07_finetune.ipynb #07-012
-def _fresh(): return dict(step=0, skipped=0, pictures=0, total=0., seconds=0., changes=None)
+def _fresh(): return dict(step=0, skipped=0, nonfinite=0, pictures=0, total=0., seconds=0., changes=None)
 
 
 @dataclass
@@ -39,20 +40,20 @@ class Run:
     name: str             # of its checkpoints
     recipe: Recipe
     model: DepthModel
-    net: nn.Module        # the model as it is called: wrapped, compiled
-    optimizer: object
     accelerator: Accelerator
-    splits: dict          # train, valid: datasets of tensors
-    watch: Watch
     progress: Progress
     minutes: float        # between checkpoints within an epoch
     keep: int             # how many of the latest checkpoints stay
     workers: int = 0
     tensorboard: bool = False
-    state: dict = field(default_factory=lambda: dict(epoch=0, best=math.inf, best_epoch=0, rows=[], skipped=0, steps=0,
-                                                     part=_fresh()))
+    pairs: dict | None = None             # train, valid: datasets of tensors
+    net: nn.Module | None = None          # the model as it is called: wrapped, compiled
+    optimizer: torch.optim.AdamW | None = None
+    watch: Watch | None = None            # for signals
     generator: torch.Generator | None = None  # of the changes to the pictures
     saved: float = field(default_factory=time.monotonic)
+    state: dict = field(default_factory=lambda: dict(epoch=0, best=math.inf, best_epoch=0, rows=[], skipped=0, steps=0,
+                                                     part=_fresh()))
 
     def save(self):
         "Write a checkpoint of this moment."
@@ -99,12 +100,13 @@ def train_epoch(run: Run, epoch: int):
     run.generator = generator
     run.net.train()
     start, before = time.perf_counter(), part['seconds']
-    for parts in train_batches(run.splits['train'], recipe, epoch, part['step'], run.accelerator, generator, run.workers):
+    for parts in train_batches(run.pairs['train'], recipe, epoch, part['step'], run.accelerator, generator, run.workers):
         loss, fine = train_step(run.net, parts, run.optimizer, recipe, run.accelerator)
         n = sum(pictures for *_, pictures in parts)
         part['step'], state['steps'] = part['step']+1, state['steps']+1
         if fine: part['total'], part['pictures'] = part['total'] + loss*n, part['pictures']+n
         else: part['skipped'], state['skipped'] = part['skipped']+1, state['skipped']+1
+        part['nonfinite'] += not math.isfinite(loss)
         part['seconds'] = before + time.perf_counter()-start
         run.progress.step(n, epoch=f'{epoch}/{recipe.epochs}', loss=f'{loss:.3f}', skipped=part['skipped'])
         check_skipped(part, state, recipe, run.accelerator.scaler)
@@ -115,7 +117,7 @@ def train_epoch(run: Run, epoch: int):
 # %% ../nbs/07_finetune.ipynb #07-015
 def _validate(run: Run) -> dict:
     r = run.recipe
-    pairs = run.splits['valid']
+    pairs = run.pairs['valid']
     batches = DataLoader(pairs, r.batch_size, collate_fn=collate, generator=torch.Generator())
     return validate(run.accelerator.unwrap_model(run.net), batches, r, run.accelerator, run.check)
 
@@ -129,7 +131,7 @@ def _wrap(run: Run):
 
 def train(run: Run):
     "All epochs that are left."
-    state, recipe, n = run.state, run.recipe, len(run.splits['train'])
+    state, recipe, n = run.state, run.recipe, len(run.pairs['train'])
     trainable, first = None, run.accelerator.is_main_process
     board = tensorboard_writer(run.folder, run.tensorboard and first, state['epoch'])
     while state['epoch'] < recipe.epochs and state['epoch'] - state['best_epoch'] < recipe.patience:
@@ -139,9 +141,9 @@ def train(run: Run):
         learning_rates(recipe, run.optimizer, epoch)
         run.progress.bar.set_description(f'epoch {epoch}')
         train_epoch(run, epoch)
-        row = dict(epoch=epoch, train_loss=part['total']/part['pictures'], skipped=part['skipped'], steps=part['step'],
-                   lr=max(g['lr'] for g in run.optimizer.param_groups), images_per_s=n/part['seconds'], **_validate(run),
-                   trainable=trainable)
+        row = dict(epoch=epoch, train_loss=part['total']/part['pictures'], **{k: part[k] for k in ('skipped', 'nonfinite')},
+                   steps=part['step'], lr=max(g['lr'] for g in run.optimizer.param_groups), images_per_s=n/part['seconds'],
+                   **_validate(run), trainable=trainable)
         state['rows'].append(row)
         score = row[f'{recipe.select}_loss']
         if score < state['best']: state |= dict(best=score, best_epoch=epoch)
@@ -170,6 +172,9 @@ def _finish(run: Run) -> DepthModel:  # with the best weights
     return model
 
 
+def _precision(accelerator) -> str: return dict(no='fp32').get(accelerator.mixed_precision, accelerator.mixed_precision)
+
+
 def finetune(
     model: DepthModel,      # trained in place; ends with the best weights
     source,                 # dataset folder, DepthData, or a dict train, valid, test of DepthData
@@ -187,39 +192,44 @@ def finetune(
     folder, splits = Path(out), make_splits(source, recipe)
     accelerator = start_accelerator(recipe)
     trainable = apply_freezing(model, recipe, 1)
-    frozen = sum(p.numel() for p in model.parameters()) - trainable
-    about = describe_run(model, weights, splits, recipe) | dict(frozen=frozen, trainable=trainable,
-        device=accelerator.device.type, precision=accelerator.mixed_precision, processes=accelerator.num_processes)
+    about = describe_run(model, weights, splits, recipe) | dict(
+        frozen=sum(p.numel() for p in model.parameters()) - trainable, trainable=trainable, device=accelerator.device.type,
+        precision=_precision(accelerator), processes=accelerator.num_processes)
     with accelerator.main_process_first(): about = begin_run(folder, about)
-    if (folder/'model'/'model.json').exists() and (folder/'log.csv').exists():
-        model.load_state_dict(load_model(folder/'model').state_dict())
+    with hold_run(folder) if accelerator.is_main_process else nullcontext():
+        if (folder/'model'/'model.json').exists() and (folder/'log.csv').exists():
+            model.load_state_dict(load_model(folder/'model').state_dict())
+        else:
+            bar = Progress(progress and accelerator.is_main_process and progress, recipe.epochs*len(splits['train']))
+            run = Run(folder, run_name(about['asked']), recipe, model, accelerator, bar, minutes, keep, workers, tensorboard)
+            _start(run, splits, about, cache)
+        accelerator.wait_for_everyone()
         return pd.read_csv(folder/'log.csv')
+
+
+def _start(run: Run, splits: dict, about: dict, cache):
+    "Put the model on its device, open the data, and go."
+    model, recipe, a = run.model, run.recipe, run.accelerator
     torch.manual_seed(recipe.seed)
-    layout = accelerator.device.type == 'cuda' if recipe.channels_last is None else recipe.channels_last
-    if layout: model.to(memory_format=torch.channels_last)
+    if recipe.channels_last: model.to(memory_format=torch.channels_last)
     if recipe.checkpointing: recompute_activations(model)
     if recipe.batch_size == 'auto':
-        recipe = replace(recipe, batch_size=_found_batch(folder, about, model, recipe, accelerator, splits))
-    if accelerator.num_processes > 1 and accelerator.device.type == 'cuda' and has_batch_norm(model):
+        run.recipe = recipe = replace(recipe, batch_size=_found_batch(run, about, len(splits['train'])))
+    if a.num_processes > 1 and a.device.type == 'cuda' and has_batch_norm(model):
         from timm.layers import convert_sync_batchnorm
-        model = convert_sync_batchnorm(model)
+        run.model = model = convert_sync_batchnorm(model)
     options = dict(size=recipe.size, min_depth=recipe.min_depth, max_depth=recipe.max_depth, cache=cache or True)
-    pairs = {k: Pairs(splits[k], **options) for k in ('train', 'valid')}
-    optimizer = make_optimizer(model, recipe, accelerator.device)
+    run.pairs = {k: Pairs(splits[k], **options) for k in ('train', 'valid')}
+    optimizer = make_optimizer(model, recipe, a.device)
     params = [p for g in optimizer.param_groups for p in g['params']]
-    if recipe.compile: model.compile()
-    net, optimizer = accelerator.prepare(model, optimizer)
-    n = len(pairs['train'])
     try:
-        if recipe.cache_features: pairs = keep_features(model, pairs, recipe, accelerator, cache)
-        with Watch() as watch:
-            run = Run(folder, run_name(about['asked']), recipe, model, net, optimizer, accelerator, pairs, watch,
-                      Progress(progress and accelerator.is_main_process and progress, recipe.epochs*n), minutes, keep, workers,
-                      tensorboard)
-            _go(run, params)
-    finally: model._compiled_call_impl = None
-    accelerator.wait_for_everyone()
-    return pd.read_csv(folder/'log.csv')
+        if recipe.compile: model.compile()
+        run.net, run.optimizer = a.prepare(model, optimizer)
+        if recipe.cache_features: run.pairs = keep_features(model, run.pairs, recipe, a, cache)
+        with Watch() as run.watch: _go(run, params)
+    finally:
+        model._compiled_call_impl = None
+        if recipe.checkpointing: recompute_activations(model, False)
 
 
 def _go(run: Run, params: list):
@@ -227,18 +237,18 @@ def _go(run: Run, params: list):
     a = run.accelerator
     if state := restore(run.folder, run.model, run.optimizer, a.scaler, run.name, a.process_index, run.progress.say):
         run.state = {k: state[k] for k in run.state}
-    where = run.state['epoch']*len(run.splits['train']) + run.state['part']['step']*run.recipe.batch_size
+    where = run.state['epoch']*len(run.pairs['train']) + run.state['part']['step']*run.recipe.batch_size
     run.progress.done = run.progress.begun = run.progress.bar.n = where
     if run.progress.talks:
-        kind = dict(no='fp32').get(a.mixed_precision, a.mixed_precision)
-        run.progress.say(f'{run.model.name} on {a.num_processes} {a.device.type} in {kind}, from epoch {run.state["epoch"]+1}, '
-                         f'step {run.state["part"]["step"]}')
-    before = None if state else [p.detach().clone() for p in params]
+        run.progress.say(f'{run.model.name} on {a.num_processes} {a.device.type} in {_precision(a)}, '
+                         f'from epoch {run.state["epoch"]+1}, step {run.state["part"]["step"]}')
+    before = None if state else [p.detach().to('cpu', copy=True) for p in params]
     try:
         run.status('running')
         if not run.state['rows']: run.state['rows'].append(dict(epoch=0, train_loss=math.nan, **_validate(run)))
         train(run)
-        if before and all(torch.equal(a, b) for a, b in zip(before, params)):
+        if a.is_main_process: write_log(run.folder/'log.csv', run.state['rows'])  # a kill may have kept it from its last row
+        if before and all(torch.equal(old, p.cpu()) for old, p in zip(before, params)):
             raise FinetuneError(f'the weights did not change in {run.state["epoch"]} epochs: the optimiser never stepped')
         _finish(run)
     except Exception as e:
@@ -247,13 +257,14 @@ def _go(run: Run, params: list):
     finally: run.progress.bar.close()
 
 
-def _found_batch(folder: Path, about: dict, model, recipe: Recipe, accelerator, splits: dict) -> int:
+def _found_batch(run: Run, about: dict, most: int) -> int:
     "The batch size that was found when the run began; found now if this is its beginning."
     if 'batch_size' not in about:
-        n = largest_batch(model.to(accelerator.device), recipe, accelerator.device, min(64, len(splits['train'])))
-        n = min(gather_object([n]))*accelerator.num_processes
-        about = about | dict(batch_size=min(n, len(splits['train'])))
-        if accelerator.is_main_process: write_json(folder/'run.json', about)
+        a = run.accelerator
+        n = largest_batch(run.model.to(a.device), run.recipe, a, min(64, most))
+        n = min(gather_object([n]))*a.num_processes*run.recipe.accumulate
+        about = about | dict(batch_size=min(n, most))
+        if a.is_main_process: write_json(run.folder/'run.json', about)
     return about['batch_size']
 
 # %% ../nbs/07_finetune.ipynb #07-020

@@ -21,7 +21,8 @@ class FinetuneError(ValueError):
     def _render_traceback_(self): return [f'{type(self).__name__}: {self}']
 
 # %% ../nbs/06a_recipes.ipynb #06a-011
-CHOICES = dict(select=('valid', 'train'), split=('scene', 'images'), precision=('auto', 'fp32', 'bf16', 'fp16'))
+CHOICES = dict(select=('valid', 'train'), split=('scene', 'images'), precision=('auto', 'fp32', 'bf16', 'fp16'),
+               cache_features=(False, True, 'float32'))
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,17 @@ class Recipe:
     gamma: float = 0.              # largest relative change of the exponent
     crop: float = 1.               # smallest share of height and width that is shown; the camera follows
     precision: str = 'auto'        # 'auto', 'fp32', 'bf16' or 'fp16'
-    channels_last: bool | None = None  # memory layout of the weights; None: on a GPU
+    channels_last: bool = True     # memory layout of the weights; the faster one for convolutions, on CPUs too
     compile: bool = False          # with torch.compile
     checkpointing: bool = False    # compute the encoder's activations twice instead of keeping them
-    cache_features: bool = False   # compute a frozen encoder's features once; needs jitter 0
+    cache_features: bool | str = False  # compute a frozen encoder's features once; needs jitter 0; 'float32': do not round them
     max_skipped: float = .1        # share of optimiser steps that may be skipped before the run ends
     seed: int = 0                  # of the split, the order and the augmentation
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
             if (x := getattr(self, name)) not in choices:
-                raise FinetuneError(f'{name} is {x!r}; expected one of {", ".join(choices)}')
+                raise FinetuneError(f'{name} is {x!r}; expected one of {", ".join(map(str, choices))}')
         for name in ('lr', 'batch_size', 'accumulate', 'epochs', 't_max', 'clip', 'patience', 'layer_decay'):
             if (name, x := getattr(self, name)) == ('batch_size', 'auto'): continue
             if not isinstance(x, (int, float)) or not x > 0: raise FinetuneError(f'{name} is {x!r}; expected a number above 0')
@@ -94,7 +95,8 @@ RECIPES = {r.name: r for r in (
     Recipe('published', select='train', split='images', size=(256, 256), flip=False, jitter=0., precision='fp16'))}
 
 # %% ../nbs/06a_recipes.ipynb #06a-013
-RUN = ('recipe', 'data', 'model', 'weights', 'out', 'progress', 'minutes', 'cache', 'tensorboard')  # not hyper-parameters
+# parameters of the notebook that are not hyper-parameters
+RUN = ('recipe', 'data', 'model', 'weights', 'out', 'progress', 'minutes', 'keep', 'workers', 'cache', 'tensorboard')
 
 
 def make_recipe(

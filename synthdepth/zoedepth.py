@@ -18,6 +18,7 @@ from transformers import (
     ZoeDepthForDepthEstimation,
     ZoeDepthImageProcessor,
 )
+from transformers.utils import logging
 
 from .models import DepthModel, register
 
@@ -92,8 +93,11 @@ class ZoeDepth(DepthModel):
         return depth
 
     def save_parts(self, folder):
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # one for each file would fill the log of a training
         self.net.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        if shown: logging.enable_progress_bar()
 
 
 def _filter(processor): return {2: 'bilinear', 3: 'bicubic'}[int(processor.resample)]
