@@ -212,7 +212,7 @@ def _start(run: Run, splits: dict, about: dict, cache):
     model, recipe, a = run.model, run.recipe, run.accelerator
     torch.manual_seed(recipe.seed)
     if recipe.channels_last: model.to(memory_format=torch.channels_last)
-    if recipe.checkpointing: recompute_activations(model)
+    if recipe.checkpointing: recompute_activations(model, a)
     if recipe.batch_size == 'auto':
         run.recipe = recipe = replace(recipe, batch_size=_found_batch(run, about, len(splits['train'])))
     if a.num_processes > 1 and a.device.type == 'cuda' and has_batch_norm(model):
@@ -229,7 +229,7 @@ def _start(run: Run, splits: dict, about: dict, cache):
         with Watch() as run.watch: _go(run, params)
     finally:
         model._compiled_call_impl = None
-        if recipe.checkpointing: recompute_activations(model, False)
+        if recipe.checkpointing: recompute_activations(model, None)
 
 
 def _go(run: Run, params: list):

@@ -47,30 +47,44 @@ def make_optimizer(model: DepthModel, recipe: Recipe, device: torch.device) -> t
 @contextmanager
 def _statistics_kept(module: nn.Module):
     "Batch normalisation leaves its running statistics as they are."
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [m for m in norms if m.training and m.track_running_stats]
-    for m in norms: m.track_running_stats = False
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    before = [m.momentum for m in norms]
+    for m in norms: m.momentum = 0.
     try: yield
     finally:
-        for m in norms: m.track_running_stats = True
+        for m, momentum in zip(norms, before):
+            m.momentum = momentum
+            if m.num_batches_tracked is not None: m.num_batches_tracked.sub_(1)
 
 
-def _recomputed(layer: nn.Module):
+def _one_norm(accelerator):
+    "On the CPU, batch normalisation over the batches of all processes; CUDA has layers for that."
+    return GlobalBatchNorm() if accelerator.num_processes > 1 and accelerator.device.type == 'cpu' else nullcontext()
+
+
+def _recomputed(layer: nn.Module, accelerator):
     forward = layer.forward
-    def contexts(): return nullcontext(), _statistics_kept(layer)  # of the first and of the second pass
+
+    @contextmanager
+    def again():
+        with _statistics_kept(layer), _one_norm(accelerator): yield
+
     def run(*args, **kwargs):
         if not (layer.training and torch.is_grad_enabled()): return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again()), **kwargs)
     return run
 
 
-def recompute_activations(model: DepthModel, on: bool = True):
+def recompute_activations(
+    model: DepthModel,
+    accelerator: Accelerator | None,  # None: undo it
+):
     "Gradient checkpointing: of an encoder layer only the input is kept, the rest is computed again when gradients need it."
     layers = [layer[0] for layer in model.encoder_layers() if len(layer) == 1]
     for layer in layers: layer.__dict__.pop('forward', None)
-    if on and not layers: raise FinetuneError(f'{model.name} has no encoder layer of one module; set checkpointing to False')
-    if on:
-        for layer in layers: layer.forward = _recomputed(layer)
+    if accelerator is None: return
+    if not layers: raise FinetuneError(f'{model.name} has no encoder layer of one module; set checkpointing to False')
+    for layer in layers: layer.forward = _recomputed(layer, accelerator)
 
 # %% ../nbs/06f_steps.ipynb #06f-008d
 def _kept_bytes(f) -> int:
@@ -131,13 +145,11 @@ def train_step(net, parts: list, optimizer, recipe: Recipe, accelerator) -> tupl
     "One optimiser step over parts (batch, sizes of the shares of all processes, pictures)."
     optimizer.zero_grad()
     count, n, total = accelerator.num_processes, sum(pictures for *_, pictures in parts), 0
-    together = GlobalBatchNorm() if count > 1 and accelerator.device.type == 'cpu' else nullcontext()
     for i, (batch, sizes, pictures) in enumerate(parts):
         with nullcontext() if i == len(parts)-1 else accelerator.no_sync(net):
             share = pictures/n
-            with together:  # the backward pass too: it may compute activations again
-                loss, _ = _loss(net, batch, recipe, sizes, accelerator.process_index)
-                accelerator.backward(loss*(share*count))
+            with _one_norm(accelerator): loss, _ = _loss(net, batch, recipe, sizes, accelerator.process_index)
+            accelerator.backward(loss*(share*count))
         total = total + loss.detach()*share
     norm = accelerator.clip_grad_norm_(net.parameters(), recipe.clip)
     loss, norm = torch.stack([total, torch.as_tensor(0. if norm is None else norm, device=total.device)]).tolist()

@@ -11,11 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from synthdepth.data import open_data
-from synthdepth.features import FeatureCache, feature_loader, predict
+from synthdepth.features import FeatureCache
 from synthdepth.losses import silog_loss
 from synthdepth.metrics import evaluate_batch
-from synthdepth.models import create_model, freeze
+from synthdepth.models import create_model
 from synthdepth.preprocess import Pairs, loader
+from synthdepth.recipes import apply_freezing, make_recipe
+from synthdepth.steps import make_optimizer, start_accelerator, train_batches, train_step
 
 
 class Published(Dataset):
@@ -36,24 +38,36 @@ class Published(Dataset):
 MEAN, STD = torch.tensor([.485, .456, .406]).view(3, 1, 1), torch.tensor([.229, .224, .225]).view(3, 1, 1)
 
 
-def plain_step(model, optimizer, batch):
-    "As the published loop: everything trains, NaN becomes 0, the norm is clipped; the loader's normalisation is undone here."
-    optimizer.zero_grad()
-    pred = torch.nan_to_num(model((batch['rgb']*STD + MEAN).clamp(0, 1)))
-    loss = silog_loss(pred, batch['depth'], batch['valid'])
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-    optimizer.step()
-    return loss.item()
+def plain_trainer(model):
+    "The published epoch: everything trains, NaN becomes 0, the norm is clipped; the loader's normalisation is undone here."
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-4)
+
+    def epoch(batches):
+        for batch in batches:
+            optimizer.zero_grad()
+            pred = torch.nan_to_num(model((batch['rgb']*STD + MEAN).clamp(0, 1)))
+            loss = silog_loss(pred, batch['depth'], batch['valid'])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+            optimizer.step()
+            loss.item()
+    return epoch
 
 
-def our_step(model, optimizer, batch):
-    optimizer.zero_grad()
-    loss = silog_loss(predict(model, batch), batch['depth'], batch['valid'])
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.)
-    optimizer.step()
-    return loss.item()
+def our_trainer(model, frozen):
+    "The same epoch in the project's own loop."
+    recipe = make_recipe('published', frozen=frozen)
+    apply_freezing(model, recipe, 1)
+    accelerator = start_accelerator(recipe)
+    model.to(memory_format=torch.channels_last)
+    net, optimizer = accelerator.prepare(model, make_optimizer(model, recipe, accelerator.device))
+
+    def epoch(pairs):
+        net.train()
+        for parts in train_batches(pairs, recipe, 1, 0, accelerator, torch.Generator()):
+            train_step(net, parts, optimizer, recipe, accelerator)
+    return epoch
 
 
 def plain_scores(pred, depth, valid):
@@ -80,36 +94,28 @@ def drain(batches):
     for _ in batches: pass
 
 
-def trainer(name, frozen, step, config):
+# ZoeD_N at a quarter of its width everywhere, so that encoder and decoder keep their shares of the arithmetic.
+SHAPED = dict(backbone_config=dict(model_type='beit', image_size=384, hidden_size=256, intermediate_size=1024,
+                                   num_hidden_layers=24, num_attention_heads=4, use_relative_position_bias=True,
+                                   reshape_hidden_states=False, out_features=['stage6', 'stage12', 'stage18', 'stage24']),
+              neck_hidden_sizes=[64, 128, 256, 256], fusion_hidden_size=64, bottleneck_features=64, num_relative_features=8,
+              bin_embedding_dim=32)
+
+
+def make(name, config):
     torch.manual_seed(0)
-    model = create_model(name, 'none', **config)
-    if frozen: freeze(model)
-    model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4, weight_decay=1e-4)
-    def epoch(batches):
-        for batch in batches: step(model, optimizer, batch)
-    return epoch
-
-
-# Shaped as ZoeDepth: a BEiT encoder that holds most of the arithmetic, DPT neck, metric bins; smaller in width and depth.
-SHAPED = dict(backbone_config=dict(model_type='beit', image_size=384, hidden_size=512, intermediate_size=2048,
-                                   num_hidden_layers=12,
-                                   num_attention_heads=8, use_relative_position_bias=True, reshape_hidden_states=False,
-                                   out_features=['stage3', 'stage6', 'stage9', 'stage12']),
-              neck_hidden_sizes=[32, 64, 128, 128], fusion_hidden_size=48, bottleneck_features=48, num_relative_features=16)
+    return create_model(name, 'none', **config)
 
 
 def memory(kind, folder, send):
     "Peak memory of one epoch, in a process of its own."
     torch.set_num_threads(1)
-    pairs = Pairs(open_data(folder), 256, cache=f'{folder}-kept') if kind != 'plain' else None
-    if kind == 'kept':
-        model = create_model('tiny', 'none')
-        freeze(model)
-        batches = feature_loader(FeatureCache(model, pairs, f'{folder}-kept'), 2, shuffle=True)
-    else: batches = DataLoader(Published(folder), 2, shuffle=True) if kind == 'plain' else loader(pairs, batch_size=2,
-                                                                                                  shuffle=True)
-    trainer('tiny', kind == 'kept', plain_step if kind == 'plain' else our_step, {})(batches)
+    model = make('tiny', {})
+    if kind == 'plain': plain_trainer(model)(DataLoader(Published(folder), 2, shuffle=True))
+    else:
+        pairs = Pairs(open_data(folder), 256, cache=f'{folder}-kept')
+        train = our_trainer(model, 'encoder' if kind == 'kept' else '')
+        train(FeatureCache(model, pairs, f'{folder}-kept') if kind == 'kept' else pairs)
     status = Path('/proc/self/status').read_text()  # getrusage would tell the parent's
     send.put(int(status.split('VmHWM:')[1].split()[0])/1024)
 
@@ -144,23 +150,20 @@ def bench_steps(folder, kept, rows):
     "Epochs of `tiny`, and of a network shaped as ZoeDepth, at the published batch of 2."
     for name, config, label in (('tiny', {}, 'tiny'), ('zoedepth', SHAPED, 'ZoeDepth-shaped')):
         pairs = kept if name == 'tiny' else Pairs(kept.data.subset(range(2)), 256, cache=f'{folder}-kept')
-        n, files = len(pairs), Published(folder)
+        n, files, repeats = len(pairs), Published(folder), 3 if name == 'tiny' else 2
         files.rgb, files.depth = files.rgb[:n], files.depth[:n]
-        torch.manual_seed(0)
-        model = create_model(name, 'none', **config)
-        freeze(model)
+        model = make(name, config)
+        plain, every = plain_trainer(make(name, config)), our_trainer(make(name, config), '')
+        frozen = our_trainer(model, 'encoder')
         start = time.perf_counter()
-        features = FeatureCache(model, pairs, f'{folder}-kept', dtype=torch.float32)
+        features = FeatureCache(model, pairs, f'{folder}-kept')
         first = n/(time.perf_counter() - start)
-        plain, every, frozen = (trainer(name, *how, config) for how in ((False, plain_step), (False, our_step), (True, our_step)))
-        base, all_trained, uncached, cached = rates(
-            n, lambda: plain(DataLoader(files, 2, shuffle=True)), lambda: every(loader(pairs, batch_size=2, shuffle=True)),
-            lambda: frozen(loader(pairs, batch_size=2, shuffle=True)), lambda: frozen(feature_loader(features, 2, shuffle=True)),
-            repeats=3 if name == 'tiny' else 2)
-        rows += [(f'epoch of {label}, everything trained', base, all_trained, 'samples/s'),
-                 (f'epoch of {label}, encoder frozen', base, uncached, 'samples/s'),
-                 (f'epoch of {label}, features kept', base, cached, 'samples/s'),
-                 ('... the same against encoder frozen', uncached, cached, 'samples/s'),
+        base, all_trained, uncached, cached = rates(n, lambda: plain(DataLoader(files, 2, shuffle=True)), lambda: every(pairs),
+                                                    lambda: frozen(pairs), lambda: frozen(features), repeats=repeats)
+        rows += [(f'training, {label}, everything trained', base, all_trained, 'samples/s'),
+                 (f'training, {label}, encoder frozen', base, uncached, 'samples/s'),
+                 (f'training, {label}, features kept', base, cached, 'samples/s'),
+                 ('... the same against encoder frozen here', uncached, cached, 'samples/s'),
                  (f'computing the features of {label}, once', base, first, 'samples/s')]
 
 

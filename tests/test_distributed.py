@@ -1,46 +1,23 @@
 "Two processes on the CPU train as one does."
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bench_losses import ACCELERATE, SCRIPT, TORCHRUN, launch
 from bench_resume import toy  # noqa: F401  registers the model 'toy'
 from toy import write_synthdepth
 
 from synthdepth.checkpoints import checkpoints
 from synthdepth.models import load_model
 
-SCRIPT = '''
-import sys, torch
-torch.set_num_threads(1)
-from bench_resume import toy
-from synthdepth.finetune import finetune
-from synthdepth.models import create_model
-from synthdepth.recipes import make_recipe
-data, *jobs = sys.argv[1:]
-for job in jobs:
-    name, out, options = job.split('|')
-    recipe = make_recipe('corrected', **dict(batch_size=4, height=48, width=64, lr=1e-3, patience=99, epochs=3) | eval(options))
-    model = create_model(*eval(name), **(dict(dropout=0) if 'toy' in name else {}))
-    finetune(model, data, recipe, out, progress='lines', minutes=0.)
-'''
 JOBS = dict(toy="('toy', 'none')|{}", accumulated="('toy', 'none')|dict(accumulate=3)",
             unfrozen="('toy', 'none')|dict(frozen='encoder', unfreeze=[[2, 1]], layer_decay=.7)",
-            tiny="('tiny',)|dict(lr=1e-5, epochs=1)")
-
-
-def launch(processes: int, script: Path, *args, **options):
-    "As torchrun does it, or plainly."
-    run = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes)]
-    env = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONPATH=str(Path(__file__).parent))
-    return subprocess.Popen([*(run if processes > 1 else [sys.executable]), script, *map(str, args)], env=env, **options)
+            recomputed="('toy', 'none')|dict(checkpointing=True, epochs=2)", tiny="('tiny',)|dict(lr=1e-5, epochs=1)")
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +27,7 @@ def runs(tmp_path_factory):
     data = write_synthdepth(place/'set', scenes=11, views=2)
     (place/'train.py').write_text(SCRIPT)
     def jobs(n): return [o.replace('|', f'|{place/f"{job}-{n}"}|') for job, o in JOBS.items()]
-    started = [launch(n, place/'train.py', data, *jobs(n)) for n in (1, 2)]
+    started = [launch(TORCHRUN if n > 1 else [], place/'train.py', data, *jobs(n)) for n in (1, 2)]
     assert [p.wait() for p in started] == [0, 0]
     return place
 
@@ -75,14 +52,14 @@ def test_validation_before_training_is_the_same_number(runs):
 def test_signal_to_two_processes_and_resume(runs, tmp_path):
     out = tmp_path/'run'
     job = f"('toy', 'none')|{out}|dict(epochs=20)"
-    p = launch(2, runs/'train.py', runs/'set', job, stderr=subprocess.DEVNULL)
+    p = launch(TORCHRUN, runs/'train.py', runs/'set', job, stderr=subprocess.DEVNULL)
     while p.poll() is None and not checkpoints(out): time.sleep(.05)
     p.send_signal(signal.SIGTERM)
     assert p.wait(60) != 0
     said = json.loads((out/'status.json').read_text())
     assert said['state'] == 'interrupted' and said['message'].startswith('stopped by SIGTERM')
     whole = job.replace(str(out), str(tmp_path/'whole'))
-    both = [launch(2, runs/'train.py', runs/'set', j) for j in (job, whole)]
+    both = [launch(how, runs/'train.py', runs/'set', j) for how, j in ((ACCELERATE, job), (TORCHRUN, whole))]
     assert [p.wait() for p in both] == [0, 0]
     one, two = (load_model(x/'model').state_dict() for x in (out, tmp_path/'whole'))
     assert all(torch.equal(one[k], two[k]) for k in one), 'resumed in two processes, the weights are the same to the bit'

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,8 +209,10 @@ def test_headless_mistakes(tmp_path, parameters, message):
 def test_finetuned_zoedepth_opens_in_the_transformers_pipeline(folder, tmp_path):
     from test_models import as_batch, make, photo
     from transformers import pipeline
-    finetune(make('zoedepth'), folder, make_recipe('corrected', epochs=2, batch_size=4, height=64, width=64, lr=1e-4),
-             tmp_path/'run', progress=False)
+    model = make('zoedepth')
+    model.processor.size = dict(height=96, width=128)
+    finetune(model, folder, make_recipe('corrected', epochs=2, batch_size=4, height=64, width=64, lr=1e-4), tmp_path/'run',
+             progress=False)
     image = photo(48, 64)
     theirs = pipeline('depth-estimation', model=str(tmp_path/'run'/'model'))(image)['predicted_depth'].squeeze()
     with torch.no_grad(): ours = load_model(tmp_path/'run'/'model')(as_batch(image))[0]
@@ -279,6 +282,34 @@ def test_gradual_unfreezing(folder, tmp_path):
     assert moved == {'decoder', f'encoder.{n-1}', f'encoder.{n-2}'}
 
 
+@pytest.mark.parametrize('name', ['tiny', 'zoedepth', 'fastdepth'])
+def test_schedules_of_every_model(name, folder):
+    "Frozen, nothing frozen, gradual, layer-wise: one real step in each epoch moves what should move, also with checkpointing."
+    from test_features import make
+    from synthdepth.models import unfreeze
+    from synthdepth.recipes import apply_freezing
+    from synthdepth.steps import make_optimizer, recompute_activations, start_accelerator, train_step
+    n = len(make(name).parameter_groups()) - 1
+    x = dict(rgb=torch.rand(2, 3, 64, 96), depth=torch.rand(2, 64, 96) + 1, valid=torch.ones(2, 64, 96, dtype=torch.bool))
+    for changes, live in ((dict(frozen='encoder'), [set()]*3), (dict(), [set(range(n))]*3),
+                          (dict(frozen='encoder', unfreeze=[[2, 1], [3, 3]]), [set(), {n-1}, {n-1, n-2, n-3}])):
+        model = make(name)
+        unfreeze(model)
+        groups = model.parameter_groups()
+        recipe = make_recipe('corrected', epochs=3, layer_decay=.5, **changes)
+        optimizer, accelerator = make_optimizer(model, recipe, torch.device('cpu')), start_accelerator(recipe)
+        recompute_activations(model, accelerator)
+        assert len(optimizer.param_groups) == 1 + max(map(len, live))
+        for epoch, layers in enumerate(live, 1):
+            before = {k: [p.detach().clone() for p in ps] for k, ps in groups.items()}
+            trainable = apply_freezing(model, recipe, epoch)
+            expected = {'decoder', *(f'encoder.{i}' for i in layers)}
+            assert trainable == sum(p.numel() for k in expected for p in groups[k])
+            assert train_step(model, [(x, [2], 2)], optimizer, recipe, accelerator)[1]
+            moved = {k for k, ps in groups.items() if not all(torch.equal(a, b) for a, b in zip(ps, before[k]))}
+            assert moved == expected, (changes, epoch)
+
+
 def test_layers_learn_at_their_own_rates(folder, tmp_path):
     finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, layer_decay=.5)), tmp_path/'run', progress=False)
     state = json.loads((checkpoints(tmp_path/'run')[-1]/'state.json').read_text())
@@ -295,12 +326,27 @@ def test_features_computed_once_give_the_same_losses(folder, tmp_path, monkeypat
     assert np.allclose(logs[0].valid_loss, logs[1].valid_loss, rtol=1e-3) and any((tmp_path/'cache').iterdir())
 
 
+def test_features_that_lose_too_much_say_what_to_set(folder, tmp_path, monkeypatch):
+    from synthdepth.tiny import Tiny
+    monkeypatch.setenv('SYNTHDEPTH_CACHE', str(tmp_path/'cache'))
+    encode = Tiny.encode
+    monkeypatch.setattr(Tiny, 'encode', lambda self, rgb: [f*1e6 for f in encode(self, rgb)])
+    options = QUICK | dict(frozen='encoder', jitter=0., epochs=1)
+    with pytest.raises(FinetuneError, match="lose too much as torch.float16; pass cache_features='float32'"):
+        finetune(fresh(), folder, make_recipe('corrected', **options, cache_features=True), tmp_path/'half', progress=False)
+    recipe = make_recipe('corrected', **options, cache_features='float32')
+    assert len(finetune(fresh(), folder, recipe, tmp_path/'single', progress=False)) == 2
+
+
 def test_activations_computed_twice_change_nothing(folder, tmp_path):
-    logs = [finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, checkpointing=c)), tmp_path/f'run{c}',
-                     progress=False) for c in (False, True)]
-    assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-3)
-    with pytest.raises(FinetuneError, match='toy offers no gradient checkpointing'):
-        toy_run(folder, tmp_path/'toy', checkpointing=True)
+    logs, models = [], [fresh() for _ in range(2)]
+    for model, c in zip(models, (False, True)):
+        recipe = make_recipe('corrected', **QUICK | dict(epochs=1, checkpointing=c))
+        logs.append(finetune(model, folder, recipe, tmp_path/f'run{c}', progress=False))
+    assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-5)
+    assert np.allclose(logs[0].valid_loss, logs[1].valid_loss, rtol=1e-5), 'statistics of batch normalisation counted twice'
+    for a, b in zip(models[0].buffers(), models[1].buffers()): assert torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-6)
+    assert all('forward' not in vars(m) for m in toy_run(folder, tmp_path/'toy', checkpointing=True)[1].modules())
 
 
 def test_memory_layout_changes_nothing(folder, tmp_path):
@@ -359,4 +405,41 @@ def test_few_bad_steps_are_counted_and_skipped(folder, tmp_path, monkeypatch):
         return real(*args)*(np.nan if len(calls) == 3 else 1)
     monkeypatch.setattr(module, 'silog_loss', loss)
     log, model = toy_run(folder, tmp_path/'run')
-    assert list(log.skipped[1:]) == [1, 0] and np.isfinite(log.train_loss[1:]).all() and torch.isfinite(weights_of(model)).all()
+    assert list(log.skipped[1:]) == [1, 0] and list(log.nonfinite[1:]) == [1, 0]
+    assert np.isfinite(log.train_loss[1:]).all() and torch.isfinite(weights_of(model)).all()
+
+
+def test_batch_size_by_the_memory_that_is_free(folder, tmp_path, monkeypatch):
+    import synthdepth.steps as module
+    recipe = make_recipe('corrected', height=64, width=96, batch_size='auto')
+    accelerator, model = module.start_accelerator(recipe), fresh()
+    before, picture = weights_of(model), module._kept_bytes(lambda: model.train()(torch.rand(2, 3, 64, 96)))/2
+    model.load_state_dict(fresh().state_dict())
+    fixed = 3*sum(p.nbytes for p in model.parameters())
+    def found(pictures):
+        monkeypatch.setattr(module.psutil, 'virtual_memory', lambda: SimpleNamespace(available=fixed + 4*picture*pictures))
+        return module.largest_batch(model, recipe, accelerator, 64)
+    assert [found(n) for n in (.1, 1.1, 9.1, 1000)] == [1, 1, 9, 64]
+    assert torch.equal(weights_of(model), before) and all(p.grad is None for p in model.parameters())
+
+
+def test_a_second_process_is_refused(folder, tmp_path, monkeypatch):
+    import synthdepth.finetune as module
+    from synthdepth.record import hold_run
+    toy_run(folder, tmp_path/'run')
+    monkeypatch.setattr(module, 'hold_run', lambda run: hold_run(run, .3))
+    hold = ('import fcntl, os, sys, time\nfcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX)\nprint("held", flush=True)\n'
+            'time.sleep(60)')
+    holder = subprocess.Popen([sys.executable, '-c', hold, tmp_path/'run'], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b'held\n'
+    with pytest.raises(FinetuneError, match='another process is training into'): toy_run(folder, tmp_path/'run')
+    holder.kill()
+    holder.wait()
+    assert len(toy_run(folder, tmp_path/'run')[0]) == 3
+
+
+def test_killed_between_the_last_checkpoint_and_the_log(folder, tmp_path):
+    log, _ = toy_run(folder, tmp_path/'run')
+    shutil.rmtree(tmp_path/'run'/'model')
+    (tmp_path/'run'/'log.csv').unlink()
+    assert toy_run(folder, tmp_path/'run')[0].equals(log)

@@ -61,8 +61,13 @@ def test_signal_leaves_checkpoint_and_notebook_and_asks_to_be_resumed(folder, tm
 
 
 def test_run_to_the_end_exits_with_0(folder, tmp_path):
-    p = train(folder, tmp_path, 1)
-    assert p.communicate(timeout=120)[1] == '' and p.returncode == 0
+    p = begin('nbs/07_finetune.ipynb', tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'), epochs=1, model='tiny',
+              height=64, width=64, batch_size=4)
+    out, err = p.communicate(timeout=120)
+    assert err == '' and p.returncode == 0
+    lines = [x for x in out.splitlines() if x]
+    assert lines[0].startswith('tiny on 1 ') and lines[-1].startswith('epoch 1 done  train_loss')
+    assert all(map(str.isprintable, lines))
     assert load_model(tmp_path/'run'/'model')
     row = list_runs(tmp_path).loc['run']
     assert (row.recipe, row.model, row.state, row.epochs, row.best_epoch) == ('corrected', 'tiny', 'finished', '1/1', 1)
@@ -97,6 +102,43 @@ def test_failing_cell_after_no_signal_is_a_mistake(tmp_path):
     p = begin(notebook(tmp_path/'bad.ipynb', 'raise KeyError("gone")'), tmp_path/'copy.ipynb')
     err = p.communicate(timeout=40)[1]
     assert p.returncode == 1 and "KeyError: 'gone'" in err
+
+
+def test_signal_before_there_is_a_kernel(tmp_path):
+    book, there = notebook(tmp_path/'slow.ipynb', 'print("ran")'), tmp_path/'there'
+    code = f'''
+import pathlib, sys, time, papermill
+from synthdepth.runner import run_notebook_command
+def late(*args, **options):
+    pathlib.Path({str(there)!r}).write_text("")
+    time.sleep(60)
+papermill.execute_notebook = late
+sys.exit(run_notebook_command([{str(book)!r}, {str(tmp_path/"copy.ipynb")!r}]))
+'''
+    p = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while p.poll() is None and not there.exists(): time.sleep(.02)
+    p.send_signal(signal.SIGUSR1)
+    assert 'Stopped: stopped by SIGUSR1' in p.communicate(timeout=40)[1] and p.returncode == RESUME
+
+
+def test_signal_that_a_cell_kept_to_itself(tmp_path):
+    "The next cell does not run."
+    there = tmp_path/'there'
+    book = notebook(tmp_path/'deaf.ipynb', f"""import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path({str(there)!r}).write_text("")
+time.sleep(2)""", 'print("went on")')
+    p = begin(book, tmp_path/'copy.ipynb')
+    while p.poll() is None and not there.exists(): time.sleep(.02)
+    p.send_signal(signal.SIGTERM)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == RESUME and 'stopped by SIGTERM' in err and 'went on' not in out
+
+
+def test_kernel_that_dies_is_a_mistake_in_one_line(tmp_path):
+    p = begin(notebook(tmp_path/'dies.ipynb', 'import os; os.kill(os.getpid(), 9)'), tmp_path/'copy.ipynb')
+    err = p.communicate(timeout=60)[1]
+    assert p.returncode == 1 and err.splitlines()[-1].startswith('KernelDied: the kernel died, perhaps for want of memory')
 
 
 def test_list_of_runs_survives_what_is_broken(tmp_path):
