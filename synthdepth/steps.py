@@ -43,6 +43,16 @@ def make_optimizer(model: DepthModel, recipe: Recipe, device: torch.device) -> t
     fused = dict(fused=True) if device.type in ('cuda', 'cpu') else {}
     return torch.optim.AdamW(optimizer_groups(model, recipe), lr=recipe.lr, weight_decay=recipe.weight_decay, **fused)
 
+# %% ../nbs/06f_steps.ipynb #06f-008f
+def _kept_bytes(f) -> int:
+    "What autograd keeps of a forward pass."
+    kept = {}
+    def note(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x): held = f()
+    return sum(kept.values()) + held.nbytes
+
 # %% ../nbs/06f_steps.ipynb #06f-008b
 @contextmanager
 def _statistics_kept(module: nn.Module):
@@ -87,16 +97,6 @@ def recompute_activations(
     for layer in layers: layer.forward = _recomputed(layer, accelerator)
 
 # %% ../nbs/06f_steps.ipynb #06f-008d
-def _kept_bytes(f) -> int:
-    "What autograd keeps of a forward pass."
-    kept = {}
-    def note(x):
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x): held = f()
-    return sum(kept.values()) + held.nbytes
-
-
 def _try(step, most: int) -> int:
     "The largest batch whose step does not run out of memory."
     @find_executable_batch_size(starting_batch_size=most)

@@ -24,7 +24,7 @@ data, *jobs = sys.argv[1:]
 for job in jobs:
     name, out, options = job.split('|')
     recipe = make_recipe('corrected', **dict(batch_size=4, height=48, width=64, lr=1e-3, patience=99, epochs=3) | eval(options))
-    model = create_model(*eval(name), **(dict(dropout=0) if 'toy' in name else {}))
+    model = create_model(*eval(name), **(dict(dropout=0) if 'toy' in name else dict(size=(64, 96))))
     finetune(model, data, recipe, out, progress='lines', minutes=0.)
 '''
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
@@ -40,7 +40,7 @@ def launch(launcher: list, script: Path, *args, **options):
 
 def measure(place: Path, epochs: int) -> dict[str, list[pd.DataFrame]]:
     "Logs of the two runs of each pair."
-    data = write_synthdepth(place/'set', scenes=20, views=2)
+    data = write_synthdepth(place/'set', scenes=11, views=2)
     (place/'train.py').write_text(SCRIPT)
     start = f"('tiny',)|{place}/{{}}|dict(epochs={epochs}, lr=1e-4, {{}})"
     frozen = "frozen='encoder', jitter=0., cache_features={}"
