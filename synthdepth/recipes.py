@@ -70,6 +70,7 @@ class Recipe:
         object.__setattr__(self, 'size', tuple(self.size))
         object.__setattr__(self, 'unfreeze', _pairs(self.unfreeze))
         self.varied  # raises for a value out of range
+        if self.compile and self.checkpointing: raise FinetuneError('compile and checkpointing exclude each other')
         if self.unfreeze and not self.frozen: raise FinetuneError("unfreeze needs something frozen, such as frozen='encoder'")
         if self.cache_features and (self.jitter or self.varied or self.unfreeze or not self.frozen):
             raise FinetuneError('cache_features needs the same pictures (or their mirror images) and the same encoder in every '

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -85,9 +86,14 @@ def execute(
             if manager.has_kernel: run_sync(manager.shutdown_kernel)(now=True)
 
 # %% ../nbs/06c_runner.ipynb #06c-015
+def _has_parameter(notebook, name: str) -> bool:
+    cells = json.loads(Path(notebook).read_text(encoding='utf-8'))['cells']
+    tagged = [''.join(c['source']) for c in cells if 'parameters' in c['metadata'].get('tags', ())]
+    return any(re.search(rf'(?m)^{name}\b', source) for source in tagged)
+
+
 def run_notebook_command(arguments: list[str] | None = None) -> int:  # exit code: 0, 1, or 75
     "`python -m synthdepth.runner NOTEBOOK COPY -p NAME VALUE ...`"
-    from papermill import inspect_notebook
     from papermill.exceptions import PapermillExecutionError
     p = argparse.ArgumentParser(prog='python -m synthdepth.runner', description='Run a notebook as a batch job.',
                                 epilog=f'Exit code {RESUME}: stopped by a signal; the same command goes on from there.')
@@ -101,11 +107,11 @@ def run_notebook_command(arguments: list[str] | None = None) -> int:  # exit cod
         except ValueError: return text
     parameters = {k: value(v) for k, v in a.parameter}
     try:
-        if 'progress' in inspect_notebook(a.notebook): parameters.setdefault('progress', 'lines')
+        if _has_parameter(a.notebook, 'progress'): parameters.setdefault('progress', 'lines')
         execute(a.notebook, a.copy, parameters, sys.stdout)
     except Stopped as e: code, said = RESUME, f'Stopped: {e}'
     except PapermillExecutionError as e: code, said = 1, f'{e.ename}: {e.evalue}'
-    except (KernelDied, OSError) as e: code, said = 1, f'{type(e).__name__}: {e}'
+    except (KernelDied, OSError, ValueError) as e: code, said = 1, f'{type(e).__name__}: {e}'
     else: return 0
     if not int(os.environ.get('RANK', 0)): print(said, file=sys.stderr, flush=True)
     return code
