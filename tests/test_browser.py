@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -20,6 +21,8 @@ from PIL import Image
 from toy import write_synthdepth
 
 from synthdepth.data import open_data
+from synthdepth.models import create_model
+from synthdepth.recipes import RECIPES
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed (pip install synthdepth[dev])')
 pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
@@ -59,9 +62,12 @@ def work(tmp_path_factory):
     root = tmp_path_factory.mktemp('lab')
     write_synthdepth(root/'toy', scenes=4, views=2, size=SIZE)
     write_notebook(root)
-    (root/'run').mkdir()
-    (root/'run'/'run.json').write_text(json.dumps(dict(asked=dict(data=dict(train=str(root/'toy'))))))
-    (root/'run'/'log.csv').write_text('epoch,train_loss,valid_loss,d1\n0,,.5,.6\n1,.4,.3,.7\n')
+    run, folder = root/'run', str(root/'toy')
+    create_model('tiny').save(run/'model')
+    asked = dict(data=dict.fromkeys(('train', 'valid', 'test'), folder), recipe=asdict(RECIPES["corrected"]) | dict(epochs=2),
+                 model='tiny', weights='tiny')
+    (run/'run.json').write_text(json.dumps(dict(asked=asked)))
+    (run/'log.csv').write_text('epoch,train_loss,valid_loss,d1\n0,,.5,.6\n1,.4,.3,.7\n')
     return root
 
 
@@ -133,7 +139,8 @@ def run_cells(page, address):
 def page(browser, lab):
     page = browser.new_page(viewport=dict(width=1500, height=1100))
     page.set_default_timeout(15000)
-    page.said = errors_of(page)
+    page.said, page.sent = errors_of(page), []
+    page.on('websocket', lambda w: w.on('framesent', lambda data: page.sent.append(data)))
     run_cells(page, lab)
     return page
 
@@ -143,7 +150,23 @@ def shot(page, name):
     page.locator('.sd-root').screenshot(path=SHOTS/f'{name}.png')
 
 
-def field(page, name): return page.locator(f'.sd-root [data-name="{name}"]')
+def field(page, name):
+    "A control or a place of the page; its drawer is opened where it is in one."
+    there = page.locator(f'.sd-root [data-name="{name}"]')
+    page.evaluate("""(el) => {
+      const drawer = el.closest('.sd-drawer[hidden]');
+      if (drawer) el.closest('.sd-root').querySelector(`[data-opens="${drawer.dataset.drawer}"]`).click();
+    }""", there.element_handle())
+    return there
+
+
+def under_the_probe(page) -> tuple[int, int, dict]:
+    "Column, row, and name -> metres, error, ratio as they are written."
+    text = field(page, 'readout').inner_text()
+    column, row = map(int, re.search(r'column (\d+), row (\d+)', text).groups())
+    rows = page.locator('.sd-root [data-name="readout"] tbody tr')
+    rows = rows.evaluate_all('rs => rs.map(r => [...r.children].map(c => c.innerText))')
+    return column, row, {name: cells for name, *cells in rows}
 
 
 def shown(page, position):
@@ -170,7 +193,7 @@ def point(page, key, u, v):
 
 
 def test_opens_with_every_panel(page):
-    titles = ['picture', 'near', 'near − truth', 'truth', 'far', 'far − truth']
+    titles = ['picture', 'truth', 'near', 'near − truth', 'far', 'far − truth']
     assert page.locator('.sd-panel figcaption').all_inner_texts() == titles
     assert all(pixels(page, k).std() > 5 for k in ('rgb', 'truth', 'pred:near', 'err:far'))
     assert 'near' in field(page, 'table').inner_text() and 'rmse' in field(page, 'table').inner_text()
@@ -191,30 +214,34 @@ def test_keys_step_and_stop_at_the_ends(page):
     shown(page, 1)
 
 
-def test_hover_shows_the_metres_of_the_file_in_every_panel(page, work):
-    sample = open_data(work/'toy')[0]
+def test_hover_shows_the_metres_of_the_file_in_every_panel_without_the_kernel(page, work):
+    sample, sent = open_data(work/'toy')[0], len(page.sent)
     for v, u in np.argwhere(sample.valid)[[5000, -5000]]:
         point(page, 'pred:near', int(u), int(v))
-        text = field(page, 'readout').inner_text()
-        column, row = map(int, re.search(r'column (\d+), row (\d+)', text).groups())
+        column, row, said = under_the_probe(page)
         assert abs(column - u) <= 1 and abs(row - v) <= 1
         truth = float(sample.depth[row, column])
         near = 2 + float((sample.rgb[row, column]/255).astype(np.float32).mean())
-        assert f'truth {truth:.3f} m' in text
-        number = float(re.search(r'near (\S+) m', text).group(1))
-        assert number == pytest.approx(near, abs=.0011)
-        assert float(re.search(r'near .*?error (\S+) m', text).group(1)) == pytest.approx(near - truth, abs=.0015)
-        assert float(re.search(r'ratio (\S+)', text).group(1)) == pytest.approx(near/truth, abs=.002)
-        values = page.locator('.sd-value').all_inner_texts()
-        assert len(values) == 6 and all(values) and values[3] == f'{truth:.3f} m'
+        assert said['truth'][0] == f'{truth:.3f}' and set(said) == {'truth', 'near', 'far'}
+        metres, error, ratio = map(float, said['near'])
+        assert metres == pytest.approx(near, abs=.0011)
+        assert error == pytest.approx(near - truth, abs=.0015) and said['near'][1][0] in '+-'
+        assert ratio == pytest.approx(near/truth, abs=.002)
+        values = dict(zip(page.locator('.sd-panel figcaption').all_inner_texts(), page.locator('.sd-value').all_inner_texts()))
+        assert values['picture'] == f'column {column}, row {row}' and values['truth'] == f'{truth:.3f} m'
+        assert values['near'] == f'{said["near"][0]} m, ratio {said["near"][2]}'
+        assert values['near − truth'].startswith(f'{said["near"][1]} m, ') and values['near − truth'].endswith(' %')
+        assert values['far'].startswith(said['far'][0]) and values['far − truth'].startswith(said['far'][1])
+    page.wait_for_timeout(300)
+    assert page.sent[sent:] == []
 
 
 def test_shift_and_arrows_move_the_probe(page):
     point(page, 'truth', 300, 400)
-    before = field(page, 'readout').inner_text()
+    a = under_the_probe(page)
     press(page, 'Shift+ArrowRight')
     press(page, 'Shift+ArrowDown')
-    a, b = (list(map(int, re.findall(r'\d+', t)[:2])) for t in (before, field(page, 'readout').inner_text()))
+    b = under_the_probe(page)
     assert (b[0] - a[0], b[1] - a[1]) == (1, 1)
 
 
@@ -225,7 +252,8 @@ def test_zoom_and_pan_are_linked(page):
     for _ in range(3): page.mouse.wheel(0, -300)
     page.wait_for_function("+document.querySelector('.sd-root').dataset.zoom > 5")
     assert all((a != b).any() for a, b in zip(whole, (pixels(page, 'truth'), pixels(page, 'rgb'))))
-    assert re.search(r'column (99|100|101), row (299|300|301)', field(page, 'readout').inner_text())
+    column, row, _ = under_the_probe(page)
+    assert abs(column - 100) <= 1 and abs(row - 300) <= 1
     before, box = pixels(page, 'rgb'), page.locator("canvas[data-key='truth']").bounding_box()
     page.mouse.down()
     page.mouse.move(box['x'] + box['width']*.6, box['y'] + box['height']*.4)
@@ -342,14 +370,19 @@ def test_point_cloud_appears_and_turns(page):
     page.wait_for_timeout(200)
     shot(page, 'cloud')
     field(page, 'ink').select_option('rgb')
-    field(page, 'reset').click()
+    page.locator("canvas[data-key='cloud']").dblclick()
+    turned = pixels(page, 'cloud')
+    press(page, 'Shift+ArrowLeft')
+    assert (pixels(page, 'cloud') != turned).mean() > .02
+    press(page, '0')
+    assert (pixels(page, 'cloud') == turned).all()
     shot(page, 'cloud_rgb')
     press(page, 's')
     page.wait_for_selector("canvas[data-key='truth']")
 
 
 def test_profile_and_save(page, work):
-    field(page, 'tool').select_option('line')
+    field(page, 'tool').get_by_text('profile').click()
     point(page, 'truth', 60, 400)
     page.mouse.down()
     point(page, 'truth', 580, 300)
@@ -363,7 +396,7 @@ def test_profile_and_save(page, work):
     assert Image.open(png).width > 1500
     SHOTS.joinpath('saved.png').write_bytes(png.read_bytes())
     assert next((work/'figures').glob('*.pdf')).read_bytes()[:5] == b'%PDF-'
-    field(page, 'tool').select_option('pan')
+    field(page, 'tool').get_by_text('move').click()
     press(page, 'l')
     assert not field(page, 'profile').is_visible()
 
@@ -379,14 +412,18 @@ def test_overview_shows_a_thumbnail_of_every_scene(page):
 
 def test_every_control_has_a_name_and_the_page_is_readable_at_125_percent(page):
     nameless = page.evaluate('''() => [...document.querySelectorAll('.sd-root :is(button, input, select, canvas, progress)')]
-      .filter((e) => !e.closest('[hidden]') && !(e.getAttribute('aria-label') || e.labels?.length || e.title))
+      .filter((e) => !e.closest('[hidden]'))
+      .filter((e) => !(e.getAttribute('aria-label') || e.labels?.length || e.title || e.innerText?.trim()))
       .map((e) => e.outerHTML)''')
     assert nameless == []
-    page.set_viewport_size(dict(width=1200, height=880))  # what 125 % leaves of 1500 x 1100
-    page.wait_for_timeout(200)
+    zoomed = page.context.new_cdp_session(page)
+    at_125 = dict(width=1200, height=880, deviceScaleFactor=1.25, mobile=False)  # what is left of 1500 x 1100
+    zoomed.send('Emulation.setDeviceMetricsOverride', at_125)
+    page.wait_for_timeout(300)
     wide = page.evaluate("(() => { const r = document.querySelector('.sd-root'); return r.scrollWidth - r.clientWidth })()")
     assert wide <= 0
     shot(page, 'zoom_125')
+    zoomed.send('Emulation.clearDeviceMetricsOverride')
     page.set_viewport_size(dict(width=1500, height=1100))
 
 
@@ -405,7 +442,7 @@ def test_nothing_red_in_the_console(page):
 def served(browser, work):
     "A run folder served as a page: its curves, its pictures, and a place for any other picture."
     port = free_port()
-    code = f"from synthdepth.live import serve; serve({str(work/'run')!r}, {port}, ['tiny'], {str(work/'figures')!r})"
+    code = f"from synthdepth.live import serve; serve({str(work/'run')!r}, {port}, (), {str(work/'figures')!r})"
     with open(work/'voila.log', 'w') as log:
         server = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=log, text=True)
     address = server.stdout.readline().strip()
@@ -417,7 +454,8 @@ def served(browser, work):
     page = browser.new_page(viewport=dict(width=1300, height=1900))
     page.set_default_timeout(20000)
     page.said, page.stranger = errors_of(page), stranger
-    page.goto(address, timeout=40000)
+    page.goto(address, wait_until='commit')
+    page.wait_for_selector('.sd-root[data-shown]', timeout=60000)
     yield page
     page.close()
     server.send_signal(signal.SIGINT)
@@ -438,9 +476,9 @@ def test_any_picture_is_predicted(served, work):
     panel = served.locator('.sd-root:has([data-name="file"])')
     assert 'choose or upload a picture' in panel.locator('.sd-message').inner_text()
     panel.locator('[data-name="file"]').set_input_files(work/'toy'/'rgb'/'rgb_00003.png')
-    panel.locator("canvas[data-key='pred:tiny']").hover()
+    panel.locator("canvas[data-key='pred:original']").hover()
     assert panel.locator('.sd-message').inner_text() == ''
-    assert panel.locator('.sd-panel figcaption').all_inner_texts() == ['picture', 'tiny']
-    assert re.search(r'tiny \d+\.\d+ m', panel.locator('[data-name="readout"]').inner_text())
+    assert panel.locator('.sd-panel figcaption').all_inner_texts() == ['picture', 'original', 'fine-tuned']
+    assert re.search(r'original\s+\d+\.\d+', panel.locator('[data-name="readout"]').inner_text())
     panel.screenshot(path=SHOTS/'predict.png')
     assert served.said == []
