@@ -85,7 +85,7 @@ def lookup_tables() -> dict[str, str]:  # name -> base64 of 256 RGB colours
 
 # %% ../nbs/10_canvas.ipynb #10-019
 STATIC = Path(__file__).parent/'static' if '__file__' in globals() else Path('../synthdepth/static')
-PAGE = ('colour', 'cloud', 'panels', 'summary', 'inspector')  # parts of the script, in this order
+PAGE = ('colour', 'cloud', 'panels', 'summary', 'controls', 'inspector')  # parts of the script, in this order
 VIEW = dict(layout='side', cmap=COLOUR_MAPS[0], error_cmap=ERROR_MAPS[0], scale=SCALES[0], invert=False, fit=True,
             limits=None, reach=None, first=None, second=None, left='rgb', right=None)
 

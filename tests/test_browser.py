@@ -44,8 +44,8 @@ inspector = DepthInspector(data, {'near': near, 'far': far})
 inspector'''
 
 
-def write_notebook(root: Path):
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+def write_notebook(root: Path, *cells: str):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     nb.metadata.kernelspec = dict(name='python3', display_name='python3', language='python')
     nbformat.write(nb, root/'look.ipynb')
 
@@ -61,7 +61,7 @@ def work(tmp_path_factory):
     "A folder with a set, a broken set and a notebook."
     root = tmp_path_factory.mktemp('lab')
     write_synthdepth(root/'toy', scenes=4, views=2, size=SIZE)
-    write_notebook(root)
+    write_notebook(root, CELL)
     run, folder = root/'run', str(root/'toy')
     create_model('tiny').save(run/'model')
     asked = dict(data=dict.fromkeys(('train', 'valid', 'test'), folder), recipe=asdict(RECIPES["corrected"]) | dict(epochs=2),
@@ -86,15 +86,17 @@ def start_lab(work: Path):
     log = open(work/'lab.log', 'w')
     server = subprocess.Popen(command, cwd=work, env=os.environ | home, stdout=log, stderr=log)
     url = f'http://127.0.0.1:{port}'
-    for _ in range(150):
-        try:
-            urllib.request.urlopen(f'{url}/api/status?token={token}', timeout=2)
-            break
-        except OSError: time.sleep(.2)
-    else: pytest.fail(f'JupyterLab did not start: {(work/"lab.log").read_text()[-800:]}')
-    yield f'{url}/lab/tree/look.ipynb?token={token}&reset'
-    server.terminate()
-    server.wait(20)
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f'{url}/api/status?token={token}', timeout=2)
+                break
+            except OSError: time.sleep(.2)
+        else: pytest.fail(f'JupyterLab did not start: {(work/"lab.log").read_text()[-800:]}')
+        yield f'{url}/lab/tree/look.ipynb?token={token}&reset'
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 @pytest.fixture(scope='module')
@@ -119,20 +121,21 @@ def errors_of(page) -> list[str]:
     return said
 
 
-def run_cells(page, address):
+def open_notebook(page, address):
     page.goto(address)
     page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')", timeout=40000)
     page.evaluate("""async () => {
       const app = window.jupyterapp, panel = app.shell.currentWidget;
       await panel.context.ready;
       await panel.sessionContext.ready;
-      app.commands.execute('application:toggle-left-area');
-      void app.commands.execute('notebook:run-all-cells');
+      await app.commands.execute('application:toggle-left-area');
     }""")
-    try: page.wait_for_selector('.sd-root[data-shown]', timeout=30000)
-    except Exception:
-        page.screenshot(path='/tmp/fail.png')
-        raise
+
+
+def run_cells(page, address):
+    open_notebook(page, address)
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_selector('.sd-root[data-shown]', timeout=60000)
 
 
 @pytest.fixture(scope='module')
@@ -369,7 +372,7 @@ def test_point_cloud_appears_and_turns(page):
     field(page, 'ink').select_option('error')
     page.wait_for_timeout(200)
     shot(page, 'cloud')
-    field(page, 'ink').select_option('rgb')
+    field(page, 'ink').select_option('picture')
     page.locator("canvas[data-key='cloud']").dblclick()
     turned = pixels(page, 'cloud')
     press(page, 'Shift+ArrowLeft')
@@ -445,25 +448,34 @@ def served(browser, work):
     code = f"from synthdepth.live import serve; serve({str(work/'run')!r}, {port}, (), {str(work/'figures')!r})"
     with open(work/'voila.log', 'w') as log:
         server = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=log, text=True)
-    address = server.stdout.readline().strip()
-    for _ in range(100):
-        try:
-            stranger = urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=2).url
-            break
-        except OSError: time.sleep(.2)
-    page = browser.new_page(viewport=dict(width=1300, height=1900))
-    page.set_default_timeout(20000)
-    page.said, page.stranger = errors_of(page), stranger
-    page.goto(address, wait_until='commit')
-    page.wait_for_selector('.sd-root[data-shown]', timeout=60000)
-    yield page
-    page.close()
-    server.send_signal(signal.SIGINT)
-    server.wait(15)
+    try:
+        address = server.stdout.readline().strip()
+        for _ in range(150):
+            try:
+                stranger = urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=2).url
+                break
+            except OSError: time.sleep(.2)
+        else: pytest.fail(f'Voila did not start: {(work/"voila.log").read_text()[-800:]}')
+        page = browser.new_page(viewport=dict(width=1300, height=1900))
+        page.set_default_timeout(20000)
+        page.said, page.stranger, page.port = errors_of(page), stranger, port
+        page.goto(address, wait_until='commit')
+        page.wait_for_selector('.sd-root[data-shown]', timeout=60000)
+        yield page
+        page.close()
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(15)
 
 
 def test_a_run_folder_is_served_to_its_owner_alone(served, work):
     assert '/login' in served.stranger
+    for secret in ('api/kernels', 'voila/files/page.ipynb', 'api/kernels/0/channels'):
+        with pytest.raises(urllib.error.HTTPError) as refused: urllib.request.urlopen(f'http://127.0.0.1:{served.port}/{secret}')
+        assert refused.value.code in (403, 404), secret
+    with socket.socket() as outside:  # no address of this machine but its own
+        address = socket.gethostbyname(socket.gethostname())
+        assert address.startswith('127.') or outside.connect_ex((address, served.port)) != 0
     served.wait_for_selector('.sd-root[data-epochs="1"]')
     served.wait_for_selector('.sd-root[data-shown="1"]')
     with open(work/'run'/'log.csv', 'a') as f: f.write('2,.3,.25,.8\n')

@@ -1,18 +1,11 @@
-// The depth inspector: its controls, its keys, and what it says to the kernel, which only answers with depth maps.
-const VIEWS = [["side", "side by side", "s"], ["swipe", "swipe", "w"], ["cloud", "3-D", "c"], ["scenes", "overview", "o"]];
-const TOOLS = [["pan", "move", "drag the picture"], ["line", "profile", "drag a line, the depth along it is drawn"]];
-const KEYS = [["← →", "previous, next capture"], ["Home End", "first, last capture"], ["Page ↑ ↓", "ten captures on or back"],
-  ["Shift + arrows", "move the probe, or turn the cloud"], ["+ −", "zoom at the probe"], ["0", "whole picture, cloud turned back"],
-  ["S W C O", "side by side, swipe, 3-D cloud, overview"], ["M", "next colour map"], ["I", "invert the colours"],
-  ["L", "profile through the row of the probe, and away"], ["E", "save as PNG"], ["wheel", "zoom, once the page was clicked, or with Ctrl"],
-  ["double click", "whole picture"], ["Esc", "close what is open"]];
-
-class Inspector extends Summary {
+// The depth inspector: what it asks the kernel, which only answers with depth maps, and what its keys do.
+class Inspector extends Controls {
   constructor(model, el) {
     super();
-    Object.assign(this, { model, el, setup: null, shot: null, version: -1, n: 0, position: 0, kept: new Map(), asked: new Set() });
-    Object.assign(this, { zoom: { k: 1, x: .5, y: .5 }, probe: null, line: null, tool: "pan", split: .5, waiting: null });
-    Object.assign(this, { painted: {}, luts: {}, direction: 1, scoring: false, started: null, thumbs: [], choices: {} });
+    Object.assign(this, { model, el, setup: null, choices: {}, version: -1, n: 0, position: 0, direction: 1 });
+    Object.assign(this, { shot: null, kept: new Map(), asked: new Set(), waiting: null, started: null, scoring: false });
+    Object.assign(this, { zoom: { k: 1, x: .5, y: .5 }, probe: null, line: null, tool: "pan", split: .5 });
+    Object.assign(this, { painted: {}, luts: {}, thumbs: [] });
     this.root = h("div", { class: "sd-root", tabindex: "0", role: "region", "aria-label": "depth inspector",
                            "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "" });
     this.root.append(h("p", { class: "sd-wait" }, "Waiting for the kernel. If nothing follows, run the cell again."));
@@ -55,137 +48,6 @@ class Inspector extends Summary {
     this.el.append(h("style", {}, `.${m.still} { display: none }`));
     this.follow();
     this.state(m);
-  }
-
-  option(value, text, chosen) { return h("option", { value, selected: value === chosen }, text); }
-
-  field(text, control) { return h("label", { class: "sd-field" }, h("span", {}, text), control); }
-
-  select(name, text, options, change, chosen) {
-    return this.field(text, h("select", { "data-name": name, onchange: (e) => change(e.target.value) },
-                              ...options.map(([v, t]) => this.option(v, t, chosen))));
-  }
-
-  button(name, text, title, act) {
-    return h("button", { type: "button", "data-name": name, title, "aria-label": title, onclick: act }, text);
-  }
-
-  check(name, text, change) {
-    return h("label", { class: "sd-check" },
-             h("input", { type: "checkbox", "data-name": name, onchange: (e) => change(e.target.checked) }), text);
-  }
-
-  metres(name, text, change) {
-    const done = (e) => Number.isFinite(e.target.valueAsNumber) && change(e.target.valueAsNumber);
-    return this.field(text, h("input", { type: "number", "data-name": name, step: .1, onchange: done, onkeydown: (e) => e.key === "Enter" && done(e) }));
-  }
-
-  group(label, ...children) { return h("div", { class: "sd-group", role: "group", "aria-label": label }, ...children); }
-
-  toggles(label, kind, options, act) { // buttons of which one is pressed
-    return this.group(label, h("span", { class: "sd-toggles", "data-name": kind }, ...options.map(([value, text, title]) =>
-      h("button", { type: "button", "data-value": value, "data-kind": kind, title: title.length === 1 ? `${text} (${title})` : title,
-                    "aria-pressed": "false", onclick: () => act(value) }, text))));
-  }
-
-  press(kind, value) {
-    for (const b of this.root.querySelectorAll(`[data-kind="${kind}"]`)) b.setAttribute("aria-pressed", String(b.dataset.value === value));
-  }
-
-  page() {
-    const stage = h("div", { "data-name": "stage", class: "sd-stage" });
-    const plotted = (name, label) => h("canvas", { "data-name": name, class: "sd-plot", role: "img", "aria-label": label, hidden: true });
-    const aside = h("div", { class: "sd-aside" },
-      h("div", { "data-name": "readout", class: "sd-numbers", role: "status" }, h("p", {}, "Point at a pixel: depth in metres, error and ratio.")),
-      h("div", { "data-name": "table", class: "sd-numbers" }), h("div", { "data-name": "about", class: "sd-numbers", hidden: true }),
-      plotted("histogram", "histogram of depth"), plotted("profile", "depth along the line"));
-    return [h("div", { class: "sd-row" }, this.captures(), h("span", { class: "sd-row sd-openers" }, ...this.openers())),
-      ...this.drawers(), this.tools(),
-      h("div", { "data-name": "message", class: "sd-message", role: "status", "aria-live": "polite" }),
-      h("div", { class: "sd-body" }, h("div", { class: "sd-main" }, stage, h("p", { "data-name": "caption", class: "sd-caption" })), aside)];
-  }
-
-  captures() {
-    return h("div", { class: "sd-row sd-captures", role: "group", "aria-label": "captures", "data-name": "captures" },
-      this.button("previous", "◀", "previous capture (left arrow)", () => this.go(this.position - 1)),
-      h("input", { type: "range", min: 1, max: Math.max(1, this.setup.n), value: 1, "data-name": "slider", "aria-label": "capture",
-                   oninput: (e) => this.go(+e.target.value) }),
-      this.button("next", "▶", "next capture (right arrow)", () => this.go(this.position + 1)),
-      h("output", { "data-name": "where", class: "sd-where" }));
-  }
-
-  tools() {
-    const set = (name) => (v) => this.set({ [name]: v });
-    const mouse = h("span", { "data-name": "mouse", class: "sd-row" },
-      this.toggles("what the mouse does", "tool", TOOLS, (v) => { this.tool = v; this.press("tool", v); }),
-      this.group("zoom", this.button("out", "−", "zoom out (-)", () => this.zoomBy(1/1.5)),
-        this.button("whole", "100 %", "show the whole picture (0)", () => this.zoomBy(0)),
-        this.button("in", "+", "zoom in (+)", () => this.zoomBy(1.5))));
-    const swipe = h("span", { "data-name": "swipe-controls", class: "sd-row", hidden: true },
-      this.select("left", "left", [], set("left")), this.select("right", "right", [], set("right")),
-      h("input", { type: "range", min: 0, max: 1, step: .005, value: .5, "data-name": "divider", "aria-label": "divider",
-                   oninput: (e) => { this.split = +e.target.value; this.paint(false); } }));
-    const cloud = h("span", { "data-name": "cloud-controls", class: "sd-row", hidden: true },
-      this.select("ink", "points by", [["rgb", "picture"], ["depth", "depth"], ...(this.setup.error_maps.length ? [["error", "error"]] : [])],
-                  () => this.fillCloud()));
-    return h("div", { class: "sd-row sd-tools" }, this.toggles("view", "layout", VIEWS, set("layout")), mouse, swipe, cloud);
-  }
-
-  openers() {
-    const s = this.setup, list = [["which", "captures"], ...(s.models.length ? [["models", "models"]] : []), ["colours", "colours"], ["save", "save"], ["keys", "keys"]];
-    return list.map(([name, text]) => h("button", { type: "button", class: "sd-opener", "data-opens": name, "aria-expanded": "false",
-      "aria-controls": `${s.still}-${name}`, onclick: () => this.open(name) }, h("span", {}, text), h("span", { class: "sd-now", "data-now": name })));
-  }
-
-  open(name) { // one drawer at a time; the same name again closes it
-    for (const b of this.root.querySelectorAll("[data-opens]")) {
-      const open = b.dataset.opens === name && b.getAttribute("aria-expanded") === "false";
-      b.setAttribute("aria-expanded", String(open));
-      this.root.querySelector(`[data-drawer="${b.dataset.opens}"]`).hidden = !open;
-    }
-    this.paint();
-  }
-
-  drawers() {
-    const s = this.setup, pick = (name) => (v) => this.choose({ [name]: v === "" ? null : v }), set = (name) => (v) => this.set({ [name]: v });
-    const same = (xs) => xs.map((x) => [x, x]), drawer = (name, label, ...children) =>
-      h("div", { class: "sd-drawer", id: `${s.still}-${name}`, "data-drawer": name, role: "group", "aria-label": label, hidden: true }, ...children);
-    const errors = s.error_maps.length && s.models.length;
-    const scene = this.field("scene", h("input", { list: `${s.still}-scenes`, "data-name": "scene", placeholder: "all",
-      oninput: (e) => (e.target.value === "" || s.scenes.includes(e.target.value)) && this.pickScene(e.target.value),
-      onchange: (e) => this.pickScene(e.target.value), onkeydown: (e) => e.key === "Enter" && this.pickScene(e.target.value) }));
-    return [
-      drawer("which", "which captures, in which order", scene, h("datalist", { id: `${s.still}-scenes` }, ...s.scenes.map((x) => h("option", { value: x }))),
-        s.splits.length > 1 ? this.select("split", "split", [["", "all"], ...same(s.splits)], pick("split")) : null,
-        s.corruptions.length ? this.select("corruption", "corruption", [["", "none"], ...same(s.corruptions)], pick("corruption")) : null,
-        s.corruptions.length ? this.select("severity", "severity", same([1, 2, 3, 4, 5]), (v) => this.choose({ severity: +v })) : null,
-        s.names.length ? this.select("sort", "order", [["", "as stored"], ...s.metrics.map((m) => [m.name, `worst ${m.name} first`])], pick("sort")) : null,
-        s.names.length > 1 ? this.select("by", "of model", same(s.names), pick("by")) : null,
-        s.models.length ? h("span", { class: "sd-row" },
-          h("button", { type: "button", "data-name": "score", title: "predict and score every capture of this choice", onclick: () => this.scoreAll() }, "score all"),
-          h("progress", { "data-name": "progress", max: 1, value: 0, hidden: true, "aria-label": "captures scored" }), h("span", { "data-name": "scored" })) : null),
-      s.models.length ? drawer("models", "which models, scored how",
-        s.models.length > 1 ? this.select("first", "first model", same(s.models), set("first")) : null,
-        s.models.length > 1 ? this.select("second", "second model", [["", "none"], ...same(s.models)], set("second")) : null,
-        s.protocols.length ? this.select("protocol", "protocol", same(s.protocols), pick("protocol")) : null) : null,
-      drawer("colours", "colours", this.select("cmap", "depth", same(s.depth_maps), set("cmap")),
-        this.select("scale", "scale", same(Object.keys(SCALES)), set("scale")),
-        this.metres("low", "from (m)", (v) => this.set({ fit: false, limits: [v, this.limits()[1]], reach: this.reach() })),
-        this.metres("high", "to (m)", (v) => this.set({ fit: false, limits: [this.limits()[0], v], reach: this.reach() })),
-        errors ? this.select("error_cmap", "error", same(s.error_maps), set("error_cmap")) : null,
-        errors ? this.metres("reach", "error up to ± (m)", (v) => this.set({ fit: false, reach: v, limits: this.limits() })) : null,
-        this.check("invert", "invert depth", set("invert")), this.check("fit", "fit to each capture", set("fit"))),
-      drawer("save", "save this view", this.button("png", "PNG", "save this view as PNG (e)", () => this.save("png")),
-        this.button("pdf", "PDF", "save this view as PDF", () => this.save("pdf")), h("span", {}, `into ${s.figures}`)),
-      drawer("keys", "keys", h("dl", { class: "sd-keys" }, ...KEYS.flatMap(([k, what]) => [h("dt", {}, k), h("dd", {}, what)]))),
-    ].filter(Boolean);
-  }
-
-  summaries() { // what is chosen, on the button that opens the choices
-    const c = this.choices, v = this.view, now = (name, text) => { const el = this.root.querySelector(`[data-now="${name}"]`); if (el) el.textContent = text; };
-    now("which", [c.scene, c.split, c.corruption && `${c.corruption} ${c.severity}`, c.sort && `worst ${c.sort}`].filter(Boolean).join(", ") || "all");
-    now("models", [this.models().join(" / ") || this.setup.models[0], c.protocol].filter(Boolean).join("; "));
-    now("colours", `${v.cmap}${v.scale === "linear" ? "" : `, ${v.scale}`}, ${this.shot?.width ? `${this.limits().map((x) => x.toFixed(1)).join(" to ")} m` : ""}${v.fit ? "" : " fixed"}`);
   }
 
   // ---- choices
@@ -287,7 +149,10 @@ class Inspector extends Summary {
     const most = Math.min(24, Math.max(4, Math.round(24*640*480/(m.width*m.height || 1)))); // some 200 MB
     while (this.kept.size > most) this.kept.delete(this.kept.keys().next().value);
     if (m.position === this.position || m.now) { this.position = m.position; this.show(shot); }
-    else if (!this.waiting && this.shot?.position !== this.position) this.kept.has(this.position) ? this.show(this.kept.get(this.position)) : this.ask();
+    else if (!this.waiting && this.shot?.position !== this.position) { // the person went on meanwhile
+      const kept = this.kept.get(this.position);
+      kept ? this.show(kept) : this.ask();
+    }
   }
 
   show(shot) {
@@ -362,8 +227,8 @@ class Inspector extends Summary {
   key(e) {
     if (e.ctrlKey || e.metaKey || e.altKey || !this.setup) return;
     if (e.key === "Escape") { this.open(null); this.root.focus({ preventScroll: true }); return; }
-    const own = e.target.type === "range" ? /^(Arrow|Page|Home|End)/.test(e.key) : /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName) && e.target.type !== "checkbox";
-    if (own) return e.stopPropagation();
+    const { type, tagName } = e.target, typing = /^(INPUT|SELECT|TEXTAREA)$/.test(tagName) && type !== "checkbox";
+    if (type === "range" ? /^(Arrow|Page|Home|End)/.test(e.key) : typing) return e.stopPropagation();
     const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[e.key];
     if (e.shiftKey && arrows) this.nudge(...arrows);
     else {
@@ -385,7 +250,8 @@ class Inspector extends Summary {
   }
 
   acts(e) {
-    const v = this.view, maps = this.setup.depth_maps, go = (p) => () => this.go(p, e.timeStamp), view = (layout) => () => this.set({ layout });
+    const v = this.view, maps = this.setup.depth_maps;
+    const go = (p) => () => this.go(p, e.timeStamp), view = (layout) => () => this.set({ layout });
     return { ArrowLeft: go(this.position - 1), ArrowRight: go(this.position + 1), PageUp: go(this.position - 10),
       PageDown: go(this.position + 10), Home: go(1), End: go(this.n),
       "+": () => this.zoomBy(1.5), "=": () => this.zoomBy(1.5), "-": () => this.zoomBy(1/1.5), 0: () => this.zoomBy(0),

@@ -55,7 +55,8 @@ class Predictor extends Inspector {
         h("input", { type: "checkbox", checked: true, "data-model": name, onchange: () => this.predict({}) }), name)),
       h("progress", { "data-name": "busy", max: 1, value: 0, hidden: true, "aria-label": "prediction" }),
       h("span", { "data-name": "stage-of", role: "status" }));
-    for (const what of ['[data-name="captures"]', '[data-opens="which"]', '[data-kind="layout"][data-value="scenes"]']) this.root.querySelector(what).hidden = true;
+    for (const what of ['[data-name="captures"]', '[data-opens="captures"]', '[data-value="scenes"]'])
+      this.root.querySelector(what).hidden = true;
     this.root.prepend(row);
   }
 

@@ -55,7 +55,7 @@ class Summary extends Panels {
     if (!this.cloud?.works || !s.width) return;
     const keys = this.depths(), f = 2*s.camera[1]/s.height, ink = this.$("ink").value;
     const clouds = keys.map((key) => {
-      const error = ink === "error" && key !== "truth", source = ink === "rgb" ? "rgb" : error ? `err:${key.slice(5)}` : key;
+      const error = ink === "error" && key !== "truth", source = ink === "picture" ? "rgb" : error ? `err:${key.slice(5)}` : key;
       const { at, from, step } = lift(s.maps[key], s.width, s.height, s.camera, error ? s.keep[source] : null);
       const colours = this.picture(source).getContext("2d").getImageData(0, 0, s.width, s.height).data, out = new Uint8Array(3*from.length);
       from.forEach((p, i) => { for (let c = 0; c < 3; c++) out[3*i + c] = colours[4*p + c]; });
