@@ -13,7 +13,7 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .corruptions import CORRUPTIONS, corrupt
 from .data import DepthData, Intrinsics, Sample, open_data
@@ -212,7 +212,7 @@ def look_at_picture(picture: bytes | str | Path | np.ndarray,  # a file's bytes,
             image.load()
         except (OSError, ValueError, Image.DecompressionBombError) as e:
             raise ValueError(f'{title}: this is no picture that can be read (PNG, JPEG): {e}') from e
-    image = image.convert('RGB')
+    image = ImageOps.exif_transpose(image).convert('RGB')  # a phone stores how it was held
     image.thumbnail((largest, largest))
     rgb = np.array(image)
     look = Look(-1, title, rgb, np.zeros(rgb.shape[:2], np.float32), np.zeros(rgb.shape[:2], bool))

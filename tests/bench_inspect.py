@@ -97,7 +97,7 @@ def measure(root: Path) -> tuple[float, dict[str, list]]:
 
 
 if __name__ == '__main__':
-    if not shutil.which('chromium'): sys.exit('no chromium here, so nothing was measured (Debian, Ubuntu: apt-get install chromium)')
+    if not shutil.which('chromium'): sys.exit('no chromium here, so nothing was measured (Debian: apt-get install chromium)')
     with tempfile.TemporaryDirectory() as folder:
         reading = read_all(write_large(Path(folder)))
         opened, found = measure(Path(folder))

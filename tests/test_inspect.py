@@ -17,7 +17,7 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from toy import write_synthdepth
 
-from synthdepth.browse import Browser
+from synthdepth.browse import Browser, look_at_picture
 from synthdepth.canvas import COLOUR_MAPS, LAYOUTS, has_frontend, unpack
 from synthdepth.data import colour_depth, open_data, split_by_scene
 from synthdepth.inspect import DepthInspector
@@ -270,7 +270,7 @@ def test_results_are_read_where_an_evaluation_left_them(data, tmp_path):
     inspector = DepthInspector(data, results=tmp_path).choose(corruption='fog', severity=2, sort='rmse')
     assert inspector.looks.scores['old'][0]['rmse'] == pytest.approx(rows.rmse[0] + 1)
     (tmp_path/'broken.csv').write_text('')
-    for path, said in (tmp_path/'broken.csv', 'cannot be read'), (tmp_path/'none.csv', 'cannot be read'), (data.root, 'no rows.csv'):
+    for path, said in (tmp_path/'broken.csv', 'cannot be read'), (tmp_path/'none', 'cannot be read'), (data.root, 'no rows.csv'):
         with pytest.raises(ValueError, match=said): DepthInspector(data, results=path)
 
 
@@ -351,6 +351,13 @@ def test_any_picture_can_be_predicted(data, tmp_path):
     assert np.isnan(unpack(message['truth'], buffers[1])).all()
     page.ask(b'no picture', kind='predict', models=['near'], title='x.txt').ask(kind='go')
     assert 'x.txt: this is no picture' in page.last('capture')[0]['problems'][0]
+
+
+def test_a_picture_is_seen_as_the_phone_was_held():
+    file, exif = BytesIO(), Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.new('RGB', (40, 30), 'red').save(file, 'JPEG', exif=exif)
+    assert look_at_picture(file.getvalue(), {'near': near}).shown['near'].shape == (40, 30)
 
 
 def test_training_is_followed(tmp_path):

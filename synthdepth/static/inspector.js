@@ -167,7 +167,7 @@ class Inspector extends Controls {
     this.$("caption").textContent = shot.width ? shot.description : "";
     if (!shot.width) this.$("readout").replaceChildren();
     this.table();
-    this.build();
+    this.build(false);
     const started = this.started;
     this.started = null;
     requestAnimationFrame(() => {
@@ -176,6 +176,7 @@ class Inspector extends Controls {
         if (started !== null) this.root.dataset.ms = (performance.now() - started).toFixed(1);
         this.root.dataset.shown = shot.position;
         this.root.dataset.index = shot.index ?? "";
+        if (this.shot === shot && this.view.layout !== "scenes") this.plots();
         this.ahead();
       };
       channel.port2.postMessage(0);
@@ -200,7 +201,7 @@ class Inspector extends Controls {
   say(m) {
     const box = this.$("message");
     if (box.textContent === m.text) return;
-    box.classList.toggle("sd-fine", m.text.startsWith("saved "));
+    box.classList.toggle("sd-fine", /^(saved|choose) /.test(m.text));
     box.replaceChildren(...m.text.split("\n").filter(Boolean).map((t) => h("p", {}, t)));
   }
 

@@ -46,8 +46,8 @@ class Monitor {
 class Predictor extends Inspector {
   begin(m) {
     super.begin(m);
-    const row = h("div", { class: "sd-row", role: "group", "aria-label": "picture and models" },
-      h("label", {}, h("span", {}, "picture"), h("input", { type: "file", accept: "image/*", "data-name": "file",
+    const row = h("div", { class: "sd-row sd-captures", role: "group", "aria-label": "picture and models" },
+      this.field("picture", h("input", { type: "file", accept: "image/*", "data-name": "file",
         onchange: (e) => e.target.files[0] && this.upload(e.target.files[0]) })),
       m.pictures.length ? this.select("choose", "or", [["", "choose one"], ...m.pictures.map((p, i) => [String(i), p])],
                                       (v) => v !== "" && this.predict({ picture: +v })) : null,
@@ -57,7 +57,7 @@ class Predictor extends Inspector {
       h("span", { "data-name": "stage-of", role: "status" }));
     for (const what of ['[data-name="captures"]', '[data-opens="captures"]', '[data-value="scenes"]'])
       this.root.querySelector(what).hidden = true;
-    this.root.prepend(row);
+    this.$("captures").before(row);
   }
 
   state() { this.version = this.setup.version; this.n = this.position = 1; }

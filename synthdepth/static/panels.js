@@ -40,7 +40,7 @@ class Panels {
 
   columns(n, width) { return Math.min(n, width < 620 ? 2 : n === 6 ? 3 : n === 4 && width < 1100 ? 2 : 4); }
 
-  build() { // the panels of this layout
+  build(plots = true) { // the panels of this layout
     if (!this.setup || !this.shot) return;
     const stage = this.$("stage"), { layout } = this.view, s = this.shot;
     this.$("swipe-controls").hidden = layout !== "swipe";
@@ -65,7 +65,7 @@ class Panels {
       stage.replaceChildren(...keys.map((k) => this.panel(k)), this.bars());
     }
     if (layout === "cloud") this.fillCloud();
-    this.paint();
+    this.paint(true, plots);
   }
 
   drop() { // browsers allow only a few WebGL contexts
@@ -173,7 +173,7 @@ class Panels {
     }
   }
 
-  paint(plots = true) {
+  paint(bars = true, plots = bars) {
     if (!this.shot?.width || !this.setup || this.view.layout === "scenes") return;
     const s = this.shot, stage = this.$("stage"), panels = [...stage.querySelectorAll("canvas[data-key]")];
     const columns = this.columns(panels.length, stage.clientWidth);
@@ -193,12 +193,12 @@ class Panels {
         `${this.name(this.pair[1])} right of it` : `${this.name(key)}, ${s.description}`);
     }
     this.values();
-    if (!plots) return;
+    if (!bars) return;
     for (const [name, error] of [["depth-bar", false], ["error-bar", true]]) {
       const bar = this.$(name);
       if (bar?.clientWidth) this.bar(sized(bar, bar.clientWidth, 46), bar.clientWidth, error);
     }
-    this.plots();
+    if (plots) this.plots();
   }
 
   bar(ctx, w, error, ink = getComputedStyle(this.root).color) {
