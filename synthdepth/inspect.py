@@ -28,8 +28,8 @@ class DepthInspector(Shown):
     "Steps through captures: picture, truth, predictions, signed errors and metrics. Display it, or its `.widget`."
     def __init__(self,
                  data,                             # a dataset or its folder, or a dict split -> such
-                 models: dict | None = None,       # name -> model, as in `predict`
-                 results=None,                     # rows of `evaluate`, to sort by without predicting: see `read_results`
+                 models: dict | None = None,       # name -> model, as in `predict`, or what `as_model` loads
+                 results=None,                     # rows of `evaluate` to sort by without predicting: see `read_results`
                  size=None,                        # (height, width) of pictures and scores; None: native
                  max_depth: float | None = None,   # metres; deeper pixels have no truth; None: the protocol's
                  protocol: str | Protocol = 'metric',  # a name in PROTOCOLS, or a protocol
@@ -189,7 +189,8 @@ class DepthInspector(Shown):
         stock = self.looks.data
         self._send(self._state() | dict(kind='setup', maps=lookup_tables(), depth_maps=COLOUR_MAPS, error_maps=ERROR_MAPS,
                    metrics=metrics, models=list(self.looks.models), names=self.looks.names, scenes=list(stock.scenes),
-                   splits=list(stock.parts), corruptions=list(CORRUPTIONS), protocols=list(self.protocols), still=self.still))
+                   splits=list(stock.parts), corruptions=list(CORRUPTIONS), protocols=list(self.protocols), still=self.still,
+                   figures=str(self.figures)))
         self._show(self.position, now=True)
 
     def _on_choose(self, message, _): self.choose(**message['values'])

@@ -1,5 +1,10 @@
 import base64
+import json
+import os
+import platform
+import subprocess
 import time
+from dataclasses import asdict
 from io import BytesIO
 
 import nbformat
@@ -12,13 +17,16 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from toy import write_synthdepth
 
-from synthdepth.browse import Browser
+from synthdepth.browse import Browser, look_at_picture
 from synthdepth.canvas import COLOUR_MAPS, LAYOUTS, has_frontend, unpack
 from synthdepth.data import colour_depth, open_data, split_by_scene
 from synthdepth.inspect import DepthInspector
-from synthdepth.live import PredictPanel, TrainingMonitor, write_page
+from synthdepth.live import PredictPanel, TrainingMonitor, open_run, show_folder, write_page
 from synthdepth.look import GAP, HEAD, Looks, compose
 from synthdepth.metrics import METRICS
+from synthdepth.models import create_model
+from synthdepth.recipes import RECIPES, make_splits
+from synthdepth.scores import Constant, evaluate
 
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 
@@ -250,6 +258,59 @@ def test_stored_results_sort_without_predicting(data):
     with pytest.raises(ValueError, match='expected a column model'): DepthInspector(data, results=table.drop(columns='model'))
 
 
+def test_results_are_read_where_an_evaluation_left_them(data, tmp_path):
+    rows = evaluate(Constant(3.), data)
+    table = rows.assign(model='old', protocol=rows.attrs['protocol'])
+    table.to_csv(tmp_path/'rows.csv', index=False)
+    foggy = table.assign(corruption='fog', severity=2, rmse=table.rmse + 1)
+    foggy.to_csv(tmp_path/'corruptions_rows.csv', index=False)
+    for results in (tmp_path, str(tmp_path/'rows.csv'), table, {'old': rows}, dict(scores={'old': rows}, table=None)):
+        inspector = DepthInspector(data, results=results).choose(sort='rmse', by='old')
+        assert inspector.order == np.argsort(-rows.rmse.to_numpy(), kind='stable').tolist() and inspector.message == '', results
+    inspector = DepthInspector(data, results=tmp_path).choose(corruption='fog', severity=2, sort='rmse')
+    assert inspector.looks.scores['old'][0]['rmse'] == pytest.approx(rows.rmse[0] + 1)
+    (tmp_path/'broken.csv').write_text('')
+    for path, said in (tmp_path/'broken.csv', 'cannot be read'), (tmp_path/'none', 'cannot be read'), (data.root, 'no rows.csv'):
+        with pytest.raises(ValueError, match=said): DepthInspector(data, results=path)
+
+
+def test_models_may_be_named(data, tmp_path):
+    create_model('tiny').save(tmp_path/'run'/'model')
+    (tmp_path/'run'/'run.json').write_text('{}')
+    inspector = DepthInspector(data, dict(named='tiny', saved=tmp_path/'run'/'model', run=str(tmp_path/'run')))
+    assert inspector.look.scores['named'] == inspector.look.scores['saved'] == inspector.look.scores['run']
+    with pytest.raises(FileNotFoundError, match='no model'): DepthInspector(data, dict(wrong='gpt'))
+
+
+def test_a_run_is_opened_with_its_splits_models_and_rows(data, tmp_path):
+    recipe, root = RECIPES['corrected'], str(data.root)
+    asked = dict(data=dict(train=root, valid=root, test=root), recipe=asdict(recipe), model='tiny', weights='tiny')
+    with pytest.raises(FileNotFoundError, match='not a run folder'): open_run(tmp_path)
+    (tmp_path/'run.json').write_text(json.dumps(dict(asked=dict(data=dict(train=root)))))
+    with pytest.raises(ValueError, match="expected the record of a fine-tune: KeyError.'recipe'"): open_run(tmp_path)
+    (tmp_path/'run.json').write_text(json.dumps(dict(asked=asked)))
+    found = open_run(tmp_path)
+    assert list(found['models']) == ['original'] and found['results'] is None
+    splits = make_splits(data, recipe)
+    assert {k: v.captures for k, v in found['data'].items()} == {k: v.captures for k, v in splits.items()}
+    create_model('tiny').save(tmp_path/'model')
+    rows = evaluate(Constant(3.), splits['test'])
+    rows.assign(model='original', protocol=rows.attrs['protocol']).to_csv(tmp_path/'rows.csv', index=False)
+    inspector = DepthInspector(**open_run(tmp_path)).choose(split='test', sort='rmse')
+    assert list(inspector.looks.models) == ['original', 'fine-tuned'] and len(inspector.looks.scores['original']) == len(rows)
+
+
+def test_what_a_folder_holds_is_shown_or_the_reason_said(data, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr('synthdepth.live.display', shown.append)
+    show_folder(data.root, ['tiny', tmp_path/'nothing'])
+    kinds = [type(x).__name__ for x in shown]
+    assert kinds == ['HTML', 'DepthInspector', 'HTML', 'HTML', 'PredictPanel'] and 'nothing: FileNotFoundError' in shown[2].data
+    shown.clear()
+    show_folder(tmp_path)
+    assert len(shown) == 1 and 'cannot be shown: DataError' in shown[0].data
+
+
 def test_overview_tells_of_every_scene_and_of_those_that_cannot_be_read(tmp_path):
     data = open_data(write_synthdepth(tmp_path/'d', scenes=3, views=2))
     data.captures[2].rgb.unlink()
@@ -292,16 +353,31 @@ def test_any_picture_can_be_predicted(data, tmp_path):
     assert 'x.txt: this is no picture' in page.last('capture')[0]['problems'][0]
 
 
+def test_a_picture_is_seen_as_the_phone_was_held():
+    file, exif = BytesIO(), Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.new('RGB', (40, 30), 'red').save(file, 'JPEG', exif=exif)
+    assert look_at_picture(file.getvalue(), {'near': near}).shown['near'].shape == (40, 30)
+
+
 def test_training_is_followed(tmp_path):
     page = Page(TrainingMonitor(tmp_path/'run'))
     page.ask(kind='poll', stamp='')
     assert 'no such folder' in page.last('log')[0]['status']
     (tmp_path/'run').mkdir()
     for text, said in [('', 'cannot be read'), ('a,b\n1,2\n', 'expected a column epoch'),
-                       ('epoch,train_loss,valid_loss,d1\n0,,.5,.6\n1,.4,.3,.7\n', 'run: running, 1 epochs')]:
+                       ('epoch,train_loss,valid_loss,d1\n0,,.5,.6\n1,.4,.3,.7\n', 'run: epoch 1, no status.json says whether')]:
         (tmp_path/'run/log.csv').write_text(text)
         page.ask(kind='poll', stamp='')
         assert said in page.last('log')[0]['status']
+    (tmp_path/'run/run.json').write_text(json.dumps(dict(asked=dict(recipe=dict(epochs=5)))))
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    for pid, said in (os.getpid(), 'run: epoch 1 of 5, running'), (gone.pid, 'run: epoch 1 of 5, killed'):
+        status = dict(state='running', message='', epoch=1, step=0, time=time.time(), host=platform.node(), pid=pid)
+        (tmp_path/'run/status.json').write_text(json.dumps(status))
+        page.ask(kind='poll', stamp='')
+        assert page.last('log')[0]['status'] == said
     n, stamp = len(page.got), page.last('log')[0]['stamp']
     assert len(page.last('log')[0]['charts']) == 2
     page.ask(kind='poll', stamp=stamp)

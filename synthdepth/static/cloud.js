@@ -107,6 +107,8 @@ class Cloud {
     });
   }
 
+  drop() { this.gl?.getExtension("WEBGL_lose_context")?.loseContext(); }
+
   move(turn, tilt, zoom = 1) {
     this.orbit.turn += turn;
     this.orbit.tilt = Math.max(-1.5, Math.min(1.5, this.orbit.tilt + tilt));

@@ -46,8 +46,8 @@ class Monitor {
 class Predictor extends Inspector {
   begin(m) {
     super.begin(m);
-    const row = h("div", { class: "sd-row", role: "group", "aria-label": "picture and models" },
-      h("label", {}, h("span", {}, "picture"), h("input", { type: "file", accept: "image/*", "data-name": "file",
+    const row = h("div", { class: "sd-row sd-captures", role: "group", "aria-label": "picture and models" },
+      this.field("picture", h("input", { type: "file", accept: "image/*", "data-name": "file",
         onchange: (e) => e.target.files[0] && this.upload(e.target.files[0]) })),
       m.pictures.length ? this.select("choose", "or", [["", "choose one"], ...m.pictures.map((p, i) => [String(i), p])],
                                       (v) => v !== "" && this.predict({ picture: +v })) : null,
@@ -55,9 +55,9 @@ class Predictor extends Inspector {
         h("input", { type: "checkbox", checked: true, "data-model": name, onchange: () => this.predict({}) }), name)),
       h("progress", { "data-name": "busy", max: 1, value: 0, hidden: true, "aria-label": "prediction" }),
       h("span", { "data-name": "stage-of", role: "status" }));
-    this.root.querySelectorAll('[aria-label="captures"], [aria-label="which captures, in which order"]').forEach((r) => { r.hidden = true; });
-    this.$("layout").querySelector("[value=scenes]").remove();
-    this.root.prepend(row);
+    for (const what of ['[data-name="captures"]', '[data-opens="captures"]', '[data-value="scenes"]'])
+      this.root.querySelector(what).hidden = true;
+    this.$("captures").before(row);
   }
 
   state() { this.version = this.setup.version; this.n = this.position = 1; }
