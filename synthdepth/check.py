@@ -230,7 +230,7 @@ def _diagnose(report: Report, captures: list[Capture], found: list[Signs]) -> li
         problems.append(f'stated as {kind}, the labels look {"like " if "depths" in reading or "dist" in reading else ""}'
                         f'{reading}: {for_it} patches are flat only if read so, {against} only as stated')
     problems += _placing_problems(sample, format, *t[['height', 'width']].median())
-    if not problems:
+    if not problems and not any('clipped' in problem for problem in report.problems):  # clipping takes the edges away
         for start in range(0, len(captures), BLOCK):
             problems += _pair_problems(captures[start:start + BLOCK], found[start:start + BLOCK])
     return problems + _duplicate_problems(captures, found, report.layout)

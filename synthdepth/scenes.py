@@ -133,11 +133,13 @@ class Factors:
 
 # %% ../nbs/00_scenes.ipynb #00-021
 PRESETS = {  # name -> Factors
-    'abstract': Factors(),
+    'published': Factors(camera=(0., 1.55, 5.75), retries=3),
+    'abstract': Factors(objects=(40, 90), size=(.2, 1.1), texture=(.5, 2.), sun=(1., 5.), sun_kelvin=(3000., 9000.),
+                        sun_jitter=15., bulbs=(0, 2), fov=(50., 70.), height=(-.4, .4), distance=(-.5, .75),
+                        pitch=(-15., 15.), roll=10., retries=3),
     'rooms': Factors(kind='room', objects=(12, 24), shapes=tuple(s for s in THINGS if s not in ('stairs', 'ladder')),
                      size=(.15, .5), sun=(0., 0.), pitch=(-22., 8.), roll=3.),
 }
-PRESETS['published'] = replace(PRESETS['abstract'], camera=(0., 1.55, 5.75), retries=3)
 PRESETS['mixed'] = replace(PRESETS['rooms'], floating=(6, 14), retries=3)
 
 

@@ -148,7 +148,7 @@ def contact_sheet(
     n: int = 10,         # how many captures, 1 or more
     columns: int = 5,    # captures side by side
     seed: int = 1,       # of the scenes, for a preset
-    size=(120, 160),     # (height, width) of each in pixels
+    size=(192, 256),     # (height, width) of each in pixels
     reach: float = 8.,   # metres, where the colours of depth end
 ) -> Image.Image:        # pictures, each with its depth below
     "Captures at a glance; RenderError when the source is neither a folder nor a preset."
