@@ -199,7 +199,7 @@ def _loop_angle_scores(pred: np.ndarray, depth: np.ndarray, valid: np.ndarray, i
     sine, cosine = torch.from_numpy(normal_parts(pred, depth, valid, *intrinsics))
     angle = torch.atan2(sine, cosine).mul_(180/pi).numpy()
     if not len(angle): return [np.nan]*5
-    return [angle.mean(dtype=float), np.median(angle), *(np.count_nonzero(angle < limit)/len(angle) for limit in (11.25, 22.5, 30))]
+    return [angle.mean(dtype=float), np.median(angle), *((angle < limit).mean() for limit in (11.25, 22.5, 30))]
 
 
 def normal_metrics(

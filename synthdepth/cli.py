@@ -172,7 +172,7 @@ def evaluate(
     baseline: Annotated[Optional[str], typer.Option(help='as model; default: for a run, what it started from')] = None,
     corruptions: Annotated[bool, typer.Option('--corruptions', help='also mCE and mRR over 18 corruptions')] = False,
     geometry: Annotated[bool, typer.Option('--geometry', help='also boundaries, normals and order')] = False,
-    out: Annotated[Optional[Path], typer.Option(help='folder for tables, rows and figures; default: in the run folder, else figures/evaluate/MODEL-on-DATA')] = None,
+    out: Annotated[Optional[Path], typer.Option(help='for tables, rows, figures; default: the run, figures/evaluate')] = None,
     height: Annotated[Optional[int], typer.Option(help='pixels; default: as trained')] = None,
     width: Annotated[Optional[int], typer.Option(help='pixels; default: as trained')] = None,
     show_anyway: Annotated[bool, typer.Option(help='print the table even when a sentinel objects')] = False,

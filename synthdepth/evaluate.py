@@ -157,7 +157,7 @@ def evaluate_models(
     title: str = '',                 # of the test set
     faults: Iterable[str] = (),      # what was found before
     geometry: bool = False,          # also boundaries, normals and order
-    corruptions: Callable | None = None,  # (model, data, protocol, baseline, size, show_anyway, names) -> table, text, rows, figure
+    corruptions: Callable | None = None,  # (model, data, protocol, baseline, **options) -> dict: table, text, rows, figure
     show_anyway: bool = False,       # print the table even when a sentinel objects
 ) -> dict:                           # table, text, verdict, faults, scores, differences, grid, protocol, title, n, corruptions
     "Score models beside predictors that know nothing. SentinelError where the numbers would mislead."

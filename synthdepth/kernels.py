@@ -33,7 +33,8 @@ _ln = compiled(_ln, inline='always')
 
 @compiled
 def depth_sums(p, t, valid):  # (n,) float32 predicted and true depth, (n,) bool
-    "Over valid pixels: how many (nan: one is no depth), d1, d2, d3; with e = p - t, g = ln(p/t), sums of |e|/t, e^2/t, e^2, g, |g|, |e|, (g - mean)^2."
+    """Over valid pixels: how many (nan: one is no depth), d1, d2, d3; and with e = p - t and g = ln(p/t) the sums of
+    |e|/t, e^2/t, e^2, g, |g|, |e|, (g - mean)^2."""
     zero, one, infinite = np.float32(0), np.float32(1), np.float32(np.inf)
     first = 0
     while first < p.size and not valid[first]: first += 1

@@ -91,8 +91,8 @@ SUMS = ('n', 'd1', 'd2', 'd3', 'relative', 'relative_error', 'squared', 'g', 'ab
 
 def for_loops(*batch:Tensor) -> bool:
     "Whether the loops of `kernels` are for these tensors: float32 on the processor, and Numba is installed."
-    floats = [x for x in batch if x.is_floating_point()]
-    return all(x.device.type == 'cpu' for x in batch) and all(x.dtype == torch.float32 for x in floats) and bool(find_spec('numba'))
+    kinds = {(x.device.type, x.dtype) for x in batch if x.is_floating_point()}
+    return kinds == {('cpu', torch.float32)} and find_spec('numba') is not None
 
 
 def each_image(

@@ -259,7 +259,7 @@ def plot_curves(
     mean = rows.groupby(['model', 'corruption', 'severity']).dee.mean()
     panels = [c for c in rows.corruption.unique() if c != 'clean']
     n = -(-len(panels)//columns)
-    fig, axes = plt.subplots(n, columns, figsize=(1.75*columns, 1.5*n + .5), sharex=True, sharey=True, squeeze=False,
+    fig, axes = plt.subplots(n, columns, figsize=(1.75*columns, 1.5*n + .8), sharex=True, sharey=True, squeeze=False,
                              layout='constrained')
     for ax, panel in zip(axes.flat, panels):
         for which, style in (('baseline', 's--'), ('model', 'o-')):

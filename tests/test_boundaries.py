@@ -185,7 +185,7 @@ def test_loops_are_the_way_of_the_device(batch, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(boundaries, 'for_loops', lambda *_: False)
             arrays = geometry_metrics(pred, depth, valid, CAMERA)
-        for name in GEOMETRY: torch.testing.assert_close(loops[name], arrays[name], rtol=1e-6, atol=1e-6, equal_nan=True, msg=name)
+        for k in GEOMETRY: torch.testing.assert_close(loops[k], arrays[k], rtol=1e-6, atol=1e-6, equal_nan=True, msg=k)
 
 
 def test_accumulated_is_the_mean_over_images(batch):

@@ -8,7 +8,7 @@ from PIL import Image
 from toy import toy_capture
 from torch.nn import functional as F
 
-from synthdepth.corruptions import CORRUPTIONS, _disc, _filter, _gauss, _streaks, corrupt
+from synthdepth.corruptions import CORRUPTIONS, Draw, _disc, _filter, _gauss, _streaks, corrupt
 
 NAMES = list(CORRUPTIONS)
 
@@ -49,7 +49,8 @@ def test_elastic_moves_as_far_as_published():
     "A ramp tells by how much: uniform noise of 0.5 % of the height, smoothed by 1 % of height and width, times the parameter."
     ramp = torch.linspace(.2, .8, 640).expand(1, 3, 480, 640)
     for severity, alpha in ((1, 12.5), (5, 30)):
-        moved = (corrupt(ramp, 'elastic', severity, ['x']) - ramp)[0, 0, 60:-60, 60:-60]/(.6/639)
+        warped = CORRUPTIONS['elastic'].apply(ramp, CORRUPTIONS['elastic'].parameters[severity-1], Draw([0], 'cpu'), None, 1.)
+        moved = (warped - ramp)[0, 0, 60:-60, 60:-60]/(.6/639)
         smoothing = 1/(2*np.sqrt(np.pi*4.8*6.4))
         assert moved.square().mean().sqrt().item() == pytest.approx(alpha*2.4/np.sqrt(3)*smoothing, rel=.2)
 

@@ -173,7 +173,8 @@ def test_corruptions_come_in_as_a_function_and_are_written(data, tmp_path):
 
     models = {'theirs': healthy(data, .3), 'mine': healthy(data, .1)}
     result = evaluate_models(models, data, corruptions=measure)
-    assert asked == [(models['mine'], 'metric', models['theirs'], None, False, dict(baseline='theirs', model='mine'))] and '| fog | 98.5 |' in report(result)
+    names = dict(baseline='theirs', model='mine')
+    assert asked == [(models['mine'], 'metric', models['theirs'], None, False, names)] and '| fog | 98.5 |' in report(result)
     write_results(result, tmp_path)
     assert without_parquet(tmp_path) == FILES | {'corruptions.csv', 'corruptions_rows.csv', 'corruptions.png'}
 
