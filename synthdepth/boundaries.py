@@ -225,8 +225,13 @@ def ordinal_metrics(
 ) -> dict[str, Tensor]:          # ordinal_error, kendall, each (B,); NaN with fewer than two valid pixels
     "Agreement of the order of pairs of pixels."
     pred, depth, valid = check_batch(pred, depth, valid)
-    n = valid.sum((1, 2))
-    draws = torch.rand(2*pairs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(exact(depth[:0]))
+    draws = torch.rand(2*pairs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if for_loops(pred, depth, valid):
+        from synthdepth.kernels import order_scores
+        flat = (x.flatten(1) for x in (pred, depth, valid))
+        found = each_image(lambda *image: order_scores(*image, draws.numpy(), np.float32(equal)), *flat)
+        return dict(zip(('ordinal_error', 'kendall'), found.reshape(-1, 2).T))
+    n, draws = valid.sum((1, 2)), draws.to(exact(depth[:0]))
     ranks = (draws*exact(n)[:, None]).long().clamp(max=(n - 1).clamp(min=0)[:, None])
     at = torch.searchsorted(valid.flatten(1).cumsum(1), ranks + 1).clamp(max=valid[0].numel() - 1)
     (a, b), (c, d) = (_positive(x, valid).flatten(1).gather(1, at).chunk(2, 1) for x in (pred, depth))
