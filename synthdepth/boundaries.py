@@ -16,7 +16,7 @@ from torchmetrics import Metric as TorchMetric
 
 from .align import exact
 from .losses import check_batch, masked_median
-from .metrics import METRICS, Metric, apply_protocol, depth_metrics, get_protocol
+from .metrics import METRICS, Metric, apply_protocol, depth_metrics, each_image, for_loops, get_protocol
 
 # %% ../nbs/06d_boundaries.ipynb #06d-006
 GEOMETRY = {
@@ -42,37 +42,19 @@ def _positive(x: Tensor, valid: Tensor) -> Tensor:
 RATIOS = tuple(1.05 + .2*k/9 for k in range(10))  # Depth Pro
 
 
-def _candidates(a: Tensor, b: Tensor, least: float) -> Tensor:  # neighbours -> bool: one is farther by about this ratio
-    if a.device.type != 'cpu':
-        ratio = a/b
-        return (ratio > least) | (ratio < 1/least)
-    a, b = a.numpy(), b.numpy()
-    with np.errstate(all='ignore'): ratio = a/b
-    found, other = ratio > a.dtype.type(least), ratio < a.dtype.type(1/least)
-    return torch.from_numpy(np.logical_or(found, other, out=found))
-
-
-def _pick(mask: Tensor, *images: Tensor) -> list[Tensor]:  # the values there, and which image each is from
-    if mask.device.type == 'cpu' and len(mask) == 1:
-        at, m = torch.zeros(int(np.count_nonzero(mask.numpy())), dtype=torch.long), mask.numpy()
-        return [torch.from_numpy(x.numpy()[m]) for x in images] + [at]
-    at = mask.nonzero().unbind(1)
-    return [x[at] for x in images] + [at[0]]
-
-
 def _contour_counts(p: Tensor, t: Tensor, valid: Tensor, steps: Tensor) -> Tensor:
     "For each direction, how many pairs exceed each ratio in both, in p, in t: (4,3,B,ratios)."
     n, counts, least = len(steps), [], steps[0].item()*(1 - 1e-6)
     for dim in (1, 2):
         size = t.shape[dim] - 1
-        ends = [(x.narrow(dim, 0, size), x.narrow(dim, 1, size)) for x in (p, t, valid)]
-        some = (_candidates(*ends[0], least) | _candidates(*ends[1], least)) & ends[2][0] & ends[2][1]
-        a, b, c, d, image = _pick(some, *ends[0], *ends[1])
-        a, b = a.clamp(min=1e-4), b.clamp(min=1e-4)
+        (a, b), (c, d), (v, w) = ((x.narrow(dim, 0, size), x.narrow(dim, 1, size)) for x in (p, t, valid))
+        some = v & w & ((b > least*a) | (a > least*b) | (d > least*c) | (c > least*d))
+        at = some.nonzero().unbind(1)
+        a, b, c, d = (x[at].clamp(min=1e-4) for x in (a, b, c, d))
         for x, y in ((b/a, d/c), (a/b, c/d)):
             lp, lt = torch.bucketize(x, steps), torch.bucketize(y, steps)
             for level in (torch.minimum(lp, lt), lp, lt):
-                found = torch.bincount(level + image*(n + 1), minlength=len(t)*(n + 1)).reshape(len(t), n + 1)
+                found = torch.bincount(level + at[0]*(n + 1), minlength=len(t)*(n + 1)).reshape(len(t), n + 1)
                 counts.append(found.flip(1).cumsum(1).flip(1)[:, 1:])
     return exact(torch.stack(counts).reshape(4, 3, len(t), n))
 
@@ -86,12 +68,16 @@ def boundary_f1(
     "Scale-invariant boundary F1 (Depth Pro, Bochkovskii et al. 2024)."
     batch = check_batch(pred.detach(), depth, valid)
     steps = torch.tensor(ratios, device=batch[0].device, dtype=batch[0].dtype)
-    parts = zip(*(x.split(1) for x in batch)) if steps.device.type == 'cpu' else [batch]
-    hit, found, true = torch.cat([_contour_counts(*part, steps) for part in parts], 2).unbind(1)
+    if for_loops(*batch):
+        from synthdepth.kernels import contour_counts
+        counts = each_image(lambda *image: contour_counts(*image, steps.numpy()), *batch).permute(1, 2, 0, 3)
+    else: counts = _contour_counts(*batch, steps)
+    hit, found, true = counts.unbind(1)
     precision, recall = (hit/found.clamp(min=1)).mean(0), (hit/true.clamp(min=1)).mean(0)
     f1 = 2*precision*recall/(precision + recall).clamp(min=1e-12)
     weights = exact(steps)/exact(steps).sum()
     return {'boundary_f1': torch.where(true.sum((0, 2)) > 0, (f1*weights).sum(1), torch.nan)}
+
 
 # %% ../nbs/06d_boundaries.ipynb #06d-014
 def discontinuities(
@@ -100,18 +86,18 @@ def discontinuities(
     ratio: float = 1.1,  # of neighbouring depths, above 1
 ) -> Tensor:             # (B,H,W) bool: the nearer of two such neighbours
     "Where an object ends in front of something else."
-    d = depth.clamp(min=1e-4).masked_fill_(~valid, torch.nan)  # nothing is farther or nearer than nan
-    farther, edge = d*ratio, torch.zeros_like(valid)
-    for dim in (1, 2):
-        n = d.shape[dim] - 1
-        for here, there in ((0, 1), (1, 0)):
-            edge.narrow(dim, here, n).bitwise_or_(d.narrow(dim, there, n) > farther.narrow(dim, here, n))
+    d, edge = depth.clamp(min=1e-4).masked_fill(~valid, torch.nan), torch.zeros_like(valid)  # nan is neither near nor far
+    far = d*ratio
+    edge[:, :, :-1] |= d[:, :, 1:] > far[:, :, :-1]
+    edge[:, :, 1:] |= d[:, :, :-1] > far[:, :, 1:]
+    edge[:, :-1] |= d[:, 1:] > far[:, :-1]
+    edge[:, 1:] |= d[:, :-1] > far[:, 1:]
     return edge
 
 
 def _nearest(edge: Tensor, limit: int) -> Tensor:  # (B,H,W) bool -> squared distance, at most limit^2
     small = 2*limit**2 < 256
-    x = torch.full(edge.shape, limit, dtype=torch.uint8 if small else torch.int32, device=edge.device).masked_fill_(edge, 0)
+    x = (~edge).to(torch.uint8 if small else torch.int32)*limit
 
     def widen(least, source, dim, k, cost):  # least is lowered to the source k pixels away, plus the cost
         n = source.shape[dim] - k
@@ -125,7 +111,7 @@ def _nearest(edge: Tensor, limit: int) -> Tensor:  # (B,H,W) bool -> squared dis
         k = min(reach + 1, limit - reach, x.shape[2] - 1)
         source, reach = x.clone(), reach + k
         widen(x, source, 2, k, k)
-    squared = x.clamp_(max=limit)**2
+    squared = x*x
     least = squared.clone()
     for k in range(1, min(limit, squared.shape[1])): widen(least, squared, 1, k, k*k)
     return least
@@ -136,21 +122,24 @@ def edge_distance(
     limit: int = 10,  # pixels
 ) -> Tensor:          # (B,H,W) float32 pixels to the nearest edge, `limit` where it is farther
     "Euclidean distance, cut at a limit."
-    parts = edge.split(1) if edge.device.type == 'cpu' else [edge]
-    return torch.cat([_nearest(x, limit).float().sqrt_() for x in parts])
+    return _nearest(edge, limit).float().sqrt_()
 
 
 def _edge_scores(pred: Tensor, depth: Tensor, valid: Tensor, ratio: float, within: int, limit: int) -> Tensor:  # (3,B)
     true, found = discontinuities(depth, valid, ratio), discontinuities(pred, valid, ratio)
-    to_true, to_found = edge_distance(true, limit), edge_distance(found, limit)
+    to_true, to_found = _nearest(true, limit), _nearest(found, limit)
 
-    def mean(x, mask): return exact(x.masked_fill_(~mask, 0.).sum((1, 2)))/exact(mask.sum((1, 2)))
+    def mean(mask, f, *images):  # over the few pixels of a mask
+        at = mask.nonzero().unbind(1)
+        sums = torch.bincount(at[0], exact(f(*(x[at] for x in images))), len(mask))
+        return sums/torch.bincount(at[0], minlength=len(mask))
 
-    some, near = true.any(2).any(1), found & (to_true < limit)
-    close = valid & (to_true <= within)
-    error = mean((pred - depth).abs_().div_(_positive(depth, valid)), close)
-    accuracy = mean(to_true, near).nan_to_num(float(limit))  # nothing found near any edge: the worst, as in iBims-1
-    return torch.stack([error, accuracy, mean(to_found, true)]).masked_fill(~some, torch.nan)
+    def root(squared): return squared.float().sqrt()
+
+    error = mean(valid & (to_true <= within**2), lambda p, t: (p - t).abs()/t.clamp(min=1e-4), pred, depth)
+    accuracy = mean(found & (to_true < limit**2), root, to_true)
+    accuracy = accuracy.nan_to_num(float(limit))  # nothing found near any edge: the worst, as in iBims-1
+    return torch.stack([error, accuracy, mean(true, root, to_found)]).masked_fill(~true.any(2).any(1), torch.nan)
 
 
 def edge_metrics(
@@ -163,9 +152,12 @@ def edge_metrics(
 ) -> dict[str, Tensor]:          # edge_abs_rel, dbe_acc, dbe_comp, each (B,); NaN where the truth has no edge
     "Error near, and displacement of, depth discontinuities (after Koch et al. 2018)."
     batch = check_batch(pred.detach(), depth, valid)
-    parts = zip(*(x.split(1) for x in batch)) if batch[0].device.type == 'cpu' else [batch]
-    found = torch.cat([_edge_scores(*part, ratio, within, limit) for part in parts], 1)
+    if for_loops(*batch):
+        from synthdepth.kernels import edge_scores
+        found = each_image(lambda *image: edge_scores(*image, np.float32(ratio), within, limit), *batch).reshape(-1, 3).T
+    else: found = _edge_scores(*batch, ratio, within, limit)
     return dict(zip(('edge_abs_rel', 'dbe_acc', 'dbe_comp'), found))
+
 
 # %% ../nbs/06d_boundaries.ipynb #06d-018
 def _normals(d: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (B,H,W) -> three (B,H-2,W-2), of any length
@@ -193,17 +185,21 @@ def _angles(pred: Tensor, depth: Tensor, valid: Tensor, intrinsics: Tensor) -> t
     return torch.atan2(sine, a*d + b*e + c*f).mul_(180/pi).masked_fill_(~v, 0.), v
 
 
-def _median(x: Tensor, valid: Tensor) -> Tensor:  # (B,H,W) -> (B,), NaN where none is valid
-    if x.device.type != 'cpu': return masked_median(x, valid)
-    return torch.tensor([np.median(a[v]) if v.any() else np.nan for a, v in zip(x.numpy(), valid.numpy())])
-
-
 def _angle_scores(pred: Tensor, depth: Tensor, valid: Tensor, intrinsics: Tensor) -> Tensor:  # (5,B)
     angle, v = _angles(pred, depth, valid, intrinsics)
     n = exact(v.sum((1, 2))).masked_fill(~intrinsics.isfinite().all(-1).to(depth.device), 0.)
     within = [(exact((angle < limit).sum((1, 2))) - exact((~v).sum((1, 2))))/n for limit in (11.25, 22.5, 30.)]
-    found = torch.stack([exact(angle.sum((1, 2)))/n, exact(_median(angle, v)), *within])
+    found = torch.stack([exact(angle.sum((1, 2)))/n, exact(masked_median(angle, v)), *within])
     return found.masked_fill(n == 0, torch.nan)
+
+
+def _loop_angle_scores(pred: np.ndarray, depth: np.ndarray, valid: np.ndarray, intrinsics: np.ndarray) -> list:  # of one image
+    from synthdepth.kernels import normal_parts
+    if not np.isfinite(intrinsics).all(): return [np.nan]*5
+    sine, cosine = torch.from_numpy(normal_parts(pred, depth, valid, *intrinsics))
+    angle = torch.atan2(sine, cosine).mul_(180/pi).numpy()
+    if not len(angle): return [np.nan]*5
+    return [angle.mean(dtype=float), np.median(angle), *((angle < limit).mean() for limit in (11.25, 22.5, 30))]
 
 
 def normal_metrics(
@@ -213,9 +209,9 @@ def normal_metrics(
     intrinsics: Tensor,          # (B,4) or (4,) fx, fy, cx, cy in pixels; NaN where unknown
 ) -> dict[str, Tensor]:          # the names normal_* of GEOMETRY, each (B,); NaN without camera or valid pixel
     "Angles between surface normals; a pixel counts if it and its four neighbours are valid."
-    batch = *check_batch(pred.detach(), depth, valid), intrinsics.expand(len(depth), 4)
-    parts = zip(*(x.split(1) for x in batch)) if batch[0].device.type == 'cpu' else [batch]
-    found = torch.cat([_angle_scores(*part) for part in parts], 1)
+    batch = *check_batch(pred.detach(), depth, valid), intrinsics.expand(len(depth), 4).to(depth)
+    if for_loops(*batch): found = each_image(_loop_angle_scores, *batch).reshape(-1, 5).T
+    else: found = _angle_scores(*batch)
     return dict(zip((name for name in GEOMETRY if name.startswith('normal_')), found))
 
 # %% ../nbs/06d_boundaries.ipynb #06d-023
@@ -229,8 +225,13 @@ def ordinal_metrics(
 ) -> dict[str, Tensor]:          # ordinal_error, kendall, each (B,); NaN with fewer than two valid pixels
     "Agreement of the order of pairs of pixels."
     pred, depth, valid = check_batch(pred, depth, valid)
-    n = valid.sum((1, 2))
-    draws = torch.rand(2*pairs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(exact(depth[:0]))
+    draws = torch.rand(2*pairs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if for_loops(pred, depth, valid):
+        from synthdepth.kernels import order_scores
+        flat = (x.flatten(1) for x in (pred, depth, valid))
+        found = each_image(lambda *image: order_scores(*image, draws.numpy(), np.float32(equal)), *flat)
+        return dict(zip(('ordinal_error', 'kendall'), found.reshape(-1, 2).T))
+    n, draws = valid.sum((1, 2)), draws.to(exact(depth[:0]))
     ranks = (draws*exact(n)[:, None]).long().clamp(max=(n - 1).clamp(min=0)[:, None])
     at = torch.searchsorted(valid.flatten(1).cumsum(1), ranks + 1).clamp(max=valid[0].numel() - 1)
     (a, b), (c, d) = (_positive(x, valid).flatten(1).gather(1, at).chunk(2, 1) for x in (pred, depth))

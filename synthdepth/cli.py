@@ -150,12 +150,18 @@ def finetune_(
                        **dict(progress='lines') | _pairs(parameter)))
 
 
-def _measure(model, data, protocol, baseline, **options) -> dict:
+def _measure(model, data, protocol, baseline, names, **options) -> dict:
     "What an evaluation keeps of the robustness of a model."
     from synthdepth.robustness import plot_curves, robustness, show_summary, summary
     rows = robustness(model, data, protocol, baseline, **options)
     table = summary(rows)
-    return dict(rows=rows, table=table, text=show_summary(table), figure=plot_curves(rows))
+    return dict(rows=rows, table=table, text=show_summary(table), figure=plot_curves(rows, names))
+
+
+def _results_folder(model: str, data: Path | None) -> Path:
+    "Beside a run; for other models, by the names of model and data."
+    if (Path(model)/'run.json').exists(): return Path(model) if data is None else Path(model)/'evaluate'/data.resolve().name
+    return Path('figures/evaluate')/'-on-'.join(Path(x.partition('=')[0]).name for x in (model, str(data and data.resolve())))
 
 
 @app.command()
@@ -166,7 +172,7 @@ def evaluate(
     baseline: Annotated[Optional[str], typer.Option(help='as model; default: for a run, what it started from')] = None,
     corruptions: Annotated[bool, typer.Option('--corruptions', help='also mCE and mRR over 18 corruptions')] = False,
     geometry: Annotated[bool, typer.Option('--geometry', help='also boundaries, normals and order')] = False,
-    out: Annotated[Optional[Path], typer.Option(help='folder for tables, rows and figures; default: the run folder')] = None,
+    out: Annotated[Optional[Path], typer.Option(help='for tables, rows, figures; default: the run, figures/evaluate')] = None,
     height: Annotated[Optional[int], typer.Option(help='pixels; default: as trained')] = None,
     width: Annotated[Optional[int], typer.Option(help='pixels; default: as trained')] = None,
     show_anyway: Annotated[bool, typer.Option(help='print the table even when a sentinel objects')] = False,
@@ -174,9 +180,10 @@ def evaluate(
     "Score a model, beside a baseline and predictors that know nothing; exit code 3 when a sentinel objects."
     from synthdepth.evaluate import evaluate_model, report
     size = (height, width) if height and width else None
-    out = out or (Path(model) if (Path(model)/'run.json').exists() else None)
+    out = out or _results_folder(model, data)
     print(report(evaluate_model(model, data, protocol, baseline, size, out, show_anyway=show_anyway, geometry=geometry,
                                 corruptions=_measure if corruptions else None)))
+    print(f'written: {out}')
 
 
 @app.command()

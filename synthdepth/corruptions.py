@@ -158,8 +158,10 @@ def _distance(radius: float) -> tuple[Tensor, Tensor]:  # (k,k) offsets along ro
     return torch.meshgrid(n, n, indexing='ij')
 
 
-def _gauss(sigma: float) -> Tensor:  # (1,k,k), sum 1
-    kernel = torch.exp(-sum(d**2 for d in _distance(4*sigma))/(2*max(sigma, 1e-3)**2))
+def _gauss(sigma: float, across: float | None = None) -> Tensor:  # pixels down, and across if others -> (1,k,k), sum 1
+    across = sigma if across is None else across
+    v, u = _distance(4*max(sigma, across))
+    kernel = torch.exp(-(v/max(sigma, 1e-3))**2/2 - (u/max(across, 1e-3))**2/2)
     return (kernel/kernel.sum())[None]
 
 
@@ -195,9 +197,9 @@ def motion(x, c, draw, depth, scale):
     return _filter(x, _streaks(c[0]*scale, c[1]*scale, angles))
 
 # %% ../nbs/08b_corruptions.ipynb #08b-027
-@corruption('optics', (.11, .01), (.16, .01), (.21, .02), (.26, .02), (.31, .03))
+@corruption('optics', (1.11, .01), (1.16, .01), (1.21, .02), (1.26, .02), (1.31, .03))
 def zoom(x, c, draw, depth, scale):
-    zooms = [1 + c[1]*i for i in range(math.ceil(c[0]/c[1]))]
+    zooms = np.arange(1, *c).tolist()
     total = 2*x
     for z in zooms[1:]:
         theta = torch.tensor([[[1/z, 0, 0], [0, 1/z, 0]]], device=x.device).expand(len(x), 2, 3)
@@ -226,8 +228,7 @@ def glass(x, c, draw, depth, scale):
 @corruption('geometry', 12.5, 16.25, 21.25, 25, 30)
 def elastic(x, c, draw, depth, scale):
     height, width = x.shape[-2:]
-    reach, sigma = .005*REFERENCE*scale, .01*REFERENCE*scale
-    moved = c*_filter((2*draw.rand(2, height, width) - 1)*reach, _gauss(sigma))
+    moved = c*_filter((2*draw.rand(2, height, width) - 1)*.005*height, _gauss(.01*height, .01*width))
     half = torch.tensor([2/width, 2/height], device=x.device)
     same = F.affine_grid(torch.eye(2, 3, device=x.device).expand(len(x), 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, same + moved.permute(0, 2, 3, 1)*half, 'bilinear', 'reflection', align_corners=False)

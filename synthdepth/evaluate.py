@@ -21,7 +21,7 @@ from .metrics import METRICS, Protocol, get_protocol
 from .models import load_model
 from .preprocess import loader
 from .recipes import Recipe, make_splits, start_model
-from .scores import bootstrap, evaluate, model_device, trivial_predictors
+from .scores import bootstrap, evaluate_all, model_device, trivial_predictors
 from .sentinels import (find_faults, find_leaks, find_mask_faults, find_mismatches, find_run_faults, find_unchanged,
                                   object_to)
 from .statistics import BETTER, differences, paired_differences, scores_table, write_rows
@@ -116,8 +116,8 @@ def prediction_grid(
     errors = {name: [p-t for p, t in zip(ps, truth)] for name, ps in preds.items()}
     off = [np.abs(e[v]) for es in errors.values() for e, v in zip(es, valid) if v.any()]
     reach = max([float(np.percentile(x, 95)) for x in off], default=1.)
-    heads = ['picture', 'truth', *models, *(f'{n}: error' for n in models)]
-    fig, axes = plt.subplots(len(batches), len(heads), figsize=(2.1*len(heads), 1.62*len(batches)+.7), squeeze=False,
+    heads, shape = ['picture', 'truth', *models, *(f'{n}: error' for n in models)], truth[0].shape[0]/truth[0].shape[1]
+    fig, axes = plt.subplots(len(batches), len(heads), figsize=(2.1*len(heads), 2.1*shape*len(batches) + .9), squeeze=False,
                              layout='constrained')
     for i, b in enumerate(batches):
         axes[i, 0].imshow(b['rgb'][0].permute(1, 2, 0).numpy())
@@ -157,7 +157,7 @@ def evaluate_models(
     title: str = '',                 # of the test set
     faults: Iterable[str] = (),      # what was found before
     geometry: bool = False,          # also boundaries, normals and order
-    corruptions: Callable | None = None,  # (model, data, protocol, baseline, size, show_anyway) -> table, text, rows, figure
+    corruptions: Callable | None = None,  # (model, data, protocol, baseline, **options) -> dict: table, text, rows, figure
     show_anyway: bool = False,       # print the table even when a sentinel objects
 ) -> dict:                           # table, text, verdict, faults, scores, differences, grid, protocol, title, n, corruptions
     "Score models beside predictors that know nothing. SentinelError where the numbers would mislead."
@@ -168,7 +168,7 @@ def evaluate_models(
     object_to(faults, show_anyway)
     device, size = 'cuda' if torch.cuda.is_available() else 'cpu', protocol.size or size
     every = {name: m.to(device) for name, m in (models | _trivial(train, test, protocol)).items()}
-    scores = {name: evaluate(m, test, protocol, size, geometry=geometry) for name, m in every.items()}
+    scores = evaluate_all(every, test, protocol, size, geometry=geometry)
     faults += [f for name in names for f in find_faults(scores[name], protocol, name)]
     faults += find_mask_faults(scores[names[-1]], test.root.name) + find_mismatches(scores)
     if names == PAIR: faults += find_unchanged(*models.values(), scores)
@@ -183,7 +183,8 @@ def evaluate_models(
     result['grid'] = prediction_grid(test, models, pick, size, protocol.max_depth)
     if corruptions:
         baseline = models[names[0]] if len(names) == 2 else None
-        result['corruptions'] = corruptions(models[names[-1]], test, protocol, baseline, size=size, show_anyway=show_anyway)
+        result['corruptions'] = corruptions(models[names[-1]], test, protocol, baseline, size=size, show_anyway=show_anyway,
+                                            names=dict(zip(('baseline', 'model') if baseline else ('model',), names)))
     return result
 
 # %% ../nbs/08_evaluate.ipynb #08-017

@@ -287,6 +287,9 @@ def _calibration(raw: Path, drive: str, camera: str) -> Intrinsics | None:  # fr
     return _from_zero(p[0], p[5], p[2], p[6])
 
 # %% ../nbs/02d_layouts.ipynb #02d-029
+_DIODE_CAMERA = Intrinsics(886.81, 927.06, 512., 384.)  # intrinsics.txt of the authors' development kit
+
+
 @layout('diode', lambda root: next(root.rglob('*_depth.npy'), None) is not None)
 def _read_diode(root: Path, **_) -> Listing:
     captures, problems = [], []
@@ -296,7 +299,7 @@ def _read_diode(root: Path, **_) -> Listing:
         problems += [f'{p}: no such file, expected beside {depth.name}' for p in lonely]
         if not lonely:
             captures.append(Capture(depth.with_name(f'{name}.png'), depth, f'diode/scene_{name.split("_")[0]}', n,
-                                    Intrinsics(886.81, 886.81, 512., 384.)))
+                                    _DIODE_CAMERA))
     return Listing(captures, DepthFormat(metres_per_unit=1., bit_depth=32, mask='_mask.npy'), problems)
 
 

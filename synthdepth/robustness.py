@@ -20,7 +20,8 @@ from .corruptions import CORRUPTIONS, corrupt, seed_of
 from .data import DepthData, Sample
 from .metrics import Protocol, evaluate_batch, get_protocol
 from .preprocess import loader
-from .scores import check_predictions, evaluate, model_device
+from .scores import evaluate_all, model_device
+from .sentinels import check_predictions
 
 # %% ../nbs/09_robustness.ipynb #09-008
 def _rotation(pitch: Tensor, roll: Tensor) -> Tensor:  # (B,) radians -> (B,3,3), the old camera's axes to the new one's
@@ -182,8 +183,8 @@ def robustness(
         raise ValueError(f'unknown change {", ".join(sorted(unknown))}, expected some of {", ".join(CHANGES)}')
     models = {name: m.eval() for name, m in (('model', model), ('baseline', baseline)) if m is not None}
     size, device = protocol.size or size, model_device(model)
-    for name, m in models.items():
-        check_predictions(evaluate(m, data, protocol, size, batch_size), protocol, name, show_anyway)
+    for name, clean in evaluate_all(models, data, protocol, size, batch_size).items():
+        check_predictions(clean, protocol, name, show_anyway)
     batches = loader(data, size=size, batch_size=batch_size, min_depth=protocol.min_depth, max_depth=protocol.max_depth,
                      centre=protocol.centre, cache=True)
     asked = [('clean', 0), *((c, s) for c in corruptions for s in severities)]
@@ -258,7 +259,7 @@ def plot_curves(
     mean = rows.groupby(['model', 'corruption', 'severity']).dee.mean()
     panels = [c for c in rows.corruption.unique() if c != 'clean']
     n = -(-len(panels)//columns)
-    fig, axes = plt.subplots(n, columns, figsize=(1.75*columns, 1.5*n + .5), sharex=True, sharey=True, squeeze=False,
+    fig, axes = plt.subplots(n, columns, figsize=(1.75*columns, 1.5*n + .8), sharex=True, sharey=True, squeeze=False,
                              layout='constrained')
     for ax, panel in zip(axes.flat, panels):
         for which, style in (('baseline', 's--'), ('model', 'o-')):

@@ -22,8 +22,7 @@ LIMITS = dict(
     saturated=.5,  # share of pixels on the clamp
     spread=.02,    # standard deviation of the prediction, as a share of its mean
     unit=.1,       # decades from a power of ten
-    rank=-.1,      # mean rank correlation, with an interval below 0
-    alone=-.3,     # the same where one scene gives no interval
+    alone=-.3,     # mean rank correlation where one scene gives no interval; with an interval, that lies below 0
     end=.02,       # share of the truth's pixels at its nearest or farthest value
     skipped=.1,    # share of optimiser steps without effect
 )
@@ -59,7 +58,7 @@ def find_faults(
         faults.append(f'{name}: predictions are {x.ratio.median():.3g} times the truth, near {10.**round(decades):g}: '
                       f'a unit is wrong.{cause}')
     rank, _, high = bootstrap(x, x['rank'])
-    if rank < LIMITS['alone'] if np.isnan(high) else rank < LIMITS['rank'] and high < 0:
+    if rank < LIMITS['alone'] if np.isnan(high) else high < 0:
         faults.append(f'{name}: predictions run opposite to the truth (rank correlation {rank:.2f}): is disparity or an '
                       'inverted map read as depth?')
     return faults

@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import toy_capture  # noqa: E402
 
-from synthdepth.boundaries import RATIOS, boundary_f1, edge_metrics, normal_metrics  # noqa: E402
+from synthdepth.boundaries import RATIOS, boundary_f1, edge_metrics, normal_metrics, ordinal_metrics  # noqa: E402
 from synthdepth.metrics import depth_metrics  # noqa: E402
 
 N, SIZE = 8, (480, 640)
@@ -92,6 +92,20 @@ def loop_normals(pred, depth, valid) -> np.ndarray:
     return np.array(out)
 
 
+def loop_order(pred, depth, valid, pairs=10_000, equal=.03) -> np.ndarray:
+    "Indices of the valid pixels, pairs of them, comparisons."
+    draws, out = torch.rand(2*pairs, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy(), []
+    for p, t, v in zip(pred.numpy(), depth.numpy(), valid.numpy()):
+        p, t = p[v], t[v]
+        i, j = np.split((draws*len(t)).astype(int), 2)
+        apart = i != j
+
+        def order(x): return (x[i] > (1 + equal)*x[j]).astype(int) - (x[j] > (1 + equal)*x[i])
+        kendall = np.sign(p[i] - p[j])*np.sign(t[i] - t[j])
+        out.append([(order(p) != order(t))[apart].mean(), kendall[apart].mean()])
+    return np.array(out)
+
+
 def stacked(scores) -> np.ndarray: return torch.stack(list(scores.values()), 1).numpy()
 
 
@@ -101,6 +115,7 @@ def show(what, loop, batch, error):
 
 
 if __name__ == '__main__':
+    print(f'{N} images of {SIZE[1]} x {SIZE[0]}, float32; best of several runs')
     torch.manual_seed(0)
     depth = torch.rand(N, *SIZE)*9 + .5
     pred = depth*torch.exp(.2*torch.randn_like(depth))
@@ -124,6 +139,9 @@ if __name__ == '__main__':
         error = stacked(normal_metrics(guess, smooth, full, CAMERA)) - loop_normals(guess.double(), smooth.double(), full)
         error = np.abs(error).max()
         show('normals', lambda: loop_normals(guess, smooth, full), lambda: normal_metrics(guess, smooth, full, CAMERA), error)
+        some = torch.rand(smooth.shape) > .2
+        error = np.abs(stacked(ordinal_metrics(guess, smooth, some)) - loop_order(guess, smooth, some)).max()
+        show('order', lambda: loop_order(guess, smooth, some), lambda: ordinal_metrics(guess, smooth, some), error)
     a, read = np.ones(64*2**20, np.float32), 9*SIZE[0]*SIZE[1]
     print(f'memory read {(bandwidth := rate(a.sum, 1)*a.nbytes)/1e9:.1f} GB/s on one thread: reading prediction, truth and mask '
           f'alone allows {bandwidth/read:.0f} images/s')

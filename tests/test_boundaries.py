@@ -7,7 +7,8 @@ from torch import multiprocessing
 from torch.nn import functional as F
 from toy import toy_capture
 
-from synthdepth.boundaries import (GEOMETRY, RATIOS, ImageMetric, _angle_scores, _contour_counts, _nearest, boundary_f1,
+from synthdepth import boundaries
+from synthdepth.boundaries import (GEOMETRY, RATIOS, ImageMetric, _contour_counts, _nearest, boundary_f1,
                                    discontinuities, edge_distance, edge_metrics, geometry_metrics, normal_metrics,
                                    ordinal_metrics, surface_normals)
 from synthdepth.metrics import METRICS, evaluate_batch
@@ -146,8 +147,6 @@ def test_normals_are_the_loops(batch):
                         normal_22=(angle < 22.5).mean(), normal_30=(angle < 30).mean())
         for name, value in expected.items(): assert found[name][i].item() == pytest.approx(value, rel=1e-6), name
     assert all(x[3].isnan() for x in found.values())
-    both = _angle_scores(pred, depth, valid, CAMERA.expand(4, 4))
-    assert torch.equal(both[:, :3], torch.stack(list(found.values()))[:, :3])
 
 
 def test_normals_look_at_the_camera_and_need_one(batch):
@@ -176,6 +175,17 @@ def test_order_is_that_of_all_pairs(batch):
     assert found['kendall'][3].isnan()
     again = ordinal_metrics(pred[1:2], depth[1:2], valid[1:2], pairs=200_000)
     assert again['kendall'][0] == found['kendall'][1]  # the same pairs whatever the batch
+
+
+def test_loops_are_the_way_of_the_device(batch, monkeypatch):
+    assert boundaries.for_loops(*batch) and not boundaries.for_loops(batch[0].double(), *batch[1:])
+    for valid in (batch[2], torch.ones_like(batch[2])):
+        pred, depth = (torch.where(valid, x, 1.).nan_to_num(1.) for x in batch[:2])
+        loops = geometry_metrics(pred, depth, valid, CAMERA)
+        with monkeypatch.context() as patch:
+            patch.setattr(boundaries, 'for_loops', lambda *_: False)
+            arrays = geometry_metrics(pred, depth, valid, CAMERA)
+        for k in GEOMETRY: torch.testing.assert_close(loops[k], arrays[k], rtol=1e-6, atol=1e-6, equal_nan=True, msg=k)
 
 
 def test_accumulated_is_the_mean_over_images(batch):

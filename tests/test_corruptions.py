@@ -8,7 +8,7 @@ from PIL import Image
 from toy import toy_capture
 from torch.nn import functional as F
 
-from synthdepth.corruptions import CORRUPTIONS, _disc, _filter, _gauss, _streaks, corrupt
+from synthdepth.corruptions import CORRUPTIONS, Draw, _disc, _filter, _gauss, _streaks, corrupt
 
 NAMES = list(CORRUPTIONS)
 
@@ -25,6 +25,34 @@ def test_there_are_the_18_of_robodepth():
     assert NAMES == ['brightness', 'dark', 'fog', 'frost', 'snow', 'contrast', 'defocus', 'glass', 'motion', 'zoom', 'elastic',
                      'quant', 'gaussian', 'impulse', 'shot', 'iso', 'pixelate', 'jpeg']
     assert all(len(c.parameters) == 5 for c in CORRUPTIONS.values())
+
+
+PUBLISHED = dict(  # levels 1 to 5 of RoboDepth's configuration table, docs/CREATE.md
+    brightness=(.1, .2, .3, .4, .5), contrast=(.4, .3, .2, .1, .05), gaussian=(.08, .12, .18, .26, .38),
+    impulse=(.03, .06, .09, .17, .27), shot=(60, 25, 12, 5, 3), iso=(.08, .12, .18, .26, .38), quant=(5, 4, 3, 2, 1),
+    pixelate=(.6, .5, .4, .3, .25), jpeg=(25, 18, 15, 10, 7), defocus=(3, 4, 6, 8, 10),
+    motion=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)), glass=((.7, 1, 2), (.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+    zoom=((1.11, .01), (1.16, .01), (1.21, .02), (1.26, .02), (1.31, .03)), elastic=(12.5, 16.25, 21.25, 25, 30),
+    frost=((1, .4), (.8, .6), (.7, .7), (.65, .7), (.6, .75)),
+    snow=((.1, .3, 3, .5, 10, 4, .8), (.2, .3, 2, .5, 12, 4, .7), (.55, .3, 4, .9, 12, 8, .7), (.55, .3, 4.5, .85, 12, 8, .65),
+          (.55, .3, 2.5, .85, 12, 12, .55)))
+
+
+def test_parameters_are_the_published_ones():
+    for name, levels in PUBLISHED.items(): assert CORRUPTIONS[name].parameters == levels, name
+    assert [c[1:] for c in CORRUPTIONS['fog'].parameters] == [(1.5, 2.), (2., 2.), (2.5, 1.7), (2.5, 1.5), (3., 1.4)]
+    assert [c[0] for c in CORRUPTIONS['dark'].parameters] == [.6, .5, .4, .3, .2]
+    assert set(PUBLISHED) | {'fog', 'dark'} == set(NAMES)
+
+
+def test_elastic_moves_as_far_as_published():
+    "A ramp tells by how much: uniform noise of 0.5 % of the height, smoothed by 1 % of height and width, times the parameter."
+    ramp = torch.linspace(.2, .8, 640).expand(1, 3, 480, 640)
+    for severity, alpha in ((1, 12.5), (5, 30)):
+        warped = CORRUPTIONS['elastic'].apply(ramp, CORRUPTIONS['elastic'].parameters[severity-1], Draw([0], 'cpu'), None, 1.)
+        moved = (warped - ramp)[0, 0, 60:-60, 60:-60]/(.6/639)
+        smoothing = 1/(2*np.sqrt(np.pi*4.8*6.4))
+        assert moved.square().mean().sqrt().item() == pytest.approx(alpha*2.4/np.sqrt(3)*smoothing, rel=.2)
 
 
 @pytest.mark.parametrize('name', NAMES)

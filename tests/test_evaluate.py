@@ -15,7 +15,7 @@ from synthdepth.evaluate import (compare, evaluate_model, evaluate_models, evalu
 from synthdepth.finetune import finetune
 from synthdepth.models import create_model, load_model
 from synthdepth.recipes import make_recipe
-from synthdepth.scores import Constant, SentinelError, bootstrap, evaluate, trivial_predictors
+from synthdepth.scores import Constant, SentinelError, bootstrap, evaluate, evaluate_all, trivial_predictors
 from synthdepth.sentinels import find_faults
 
 
@@ -141,6 +141,19 @@ def test_a_model_alone_and_with_a_baseline(data, tmp_path):
     with pytest.raises(ValueError, match='found 3 models'): evaluate_models(dict.fromkeys('abc', Constant(2.)), data)
 
 
+def test_a_dataset_is_read_once_for_all_models(data):
+    read = []
+
+    class Counted(type(data)):
+        def __getitem__(self, i):
+            read.append(i)
+            return super().__getitem__(i)
+    models = {'a': Constant(2.), 'b': healthy(data, .1), 'c': Constant(3.)}
+    scores = evaluate_all(models, Counted(**vars(data)), geometry=True)
+    assert sorted(read) == list(range(len(data)))
+    for name, model in models.items(): pd.testing.assert_frame_equal(scores[name], evaluate(model, data, geometry=True))
+
+
 def test_too_few_scenes_show_no_difference_and_intervals_stay_possible(data):
     few = data.subset(range(8))  # four scenes: no test of signs can reach p < 0.05
     result = evaluate_models({'theirs': healthy(few, .3), 'mine': healthy(few, .1)}, few, geometry=True)
@@ -153,14 +166,15 @@ def test_too_few_scenes_show_no_difference_and_intervals_stay_possible(data):
 def test_corruptions_come_in_as_a_function_and_are_written(data, tmp_path):
     asked = []
 
-    def measure(model, data, protocol, baseline, size, show_anyway):
-        asked.append((model, protocol.name, baseline, size, show_anyway))
+    def measure(model, data, protocol, baseline, size, show_anyway, names):
+        asked.append((model, protocol.name, baseline, size, show_anyway, names))
         table = pd.DataFrame(dict(ce=[98.5]), index=pd.Index(['fog'], name='corruption'))
         return dict(table=table, text=table.map('{:.1f}'.format), rows=table.reset_index(), figure=plt.figure())
 
     models = {'theirs': healthy(data, .3), 'mine': healthy(data, .1)}
     result = evaluate_models(models, data, corruptions=measure)
-    assert asked == [(models['mine'], 'metric', models['theirs'], None, False)] and '| fog | 98.5 |' in report(result)
+    names = dict(baseline='theirs', model='mine')
+    assert asked == [(models['mine'], 'metric', models['theirs'], None, False, names)] and '| fog | 98.5 |' in report(result)
     write_results(result, tmp_path)
     assert without_parquet(tmp_path) == FILES | {'corruptions.csv', 'corruptions_rows.csv', 'corruptions.png'}
 

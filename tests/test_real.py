@@ -3,7 +3,8 @@ import pytest
 
 from synthdepth.data import open_data
 from synthdepth.models import create_model
-from synthdepth.scores import evaluate, find_faults
+from synthdepth.scores import evaluate
+from synthdepth.sentinels import find_faults
 
 
 @pytest.fixture(scope='module')
