@@ -195,8 +195,11 @@ def _tracer(variant: str, what: str, spp: int):
     def trace(scene, sensor, seed):
         return mi.render(scene, sensor=sensor, integrator=integrator, spp=spp, seed=seed)
     if variant.startswith('scalar'): return trace
-    recorded = dr.freeze(trace, limit=2)  # for the pinhole camera and the lens
-    return lambda scene, sensor, seed: recorded(scene, sensor, dr.opaque(mi.UInt32, seed))
+    recorded = dr.freeze(trace, limit=2)
+    def replay(scene, sensor, seed):
+        if sensor.needs_aperture_sample(): return trace(scene, sensor, seed)  # a lens cannot be recorded
+        return recorded(scene, sensor, dr.opaque(mi.UInt32, seed))
+    return replay
 
 
 def radiance(
