@@ -1,5 +1,7 @@
 """The same losses: two processes against one, kept features against pictures.
 
+Rounding alone lets two runs drift apart step by step; how far, a control says that differs in nothing but the memory layout.
+
 python tests/bench_losses.py    prints the largest differences and draws figures/bench/losses.png
 """
 import os
@@ -44,19 +46,22 @@ def measure(place: Path, epochs: int) -> dict[str, list[pd.DataFrame]]:
     (place/'train.py').write_text(SCRIPT)
     start = f"('tiny',)|{place}/{{}}|dict(epochs={epochs}, lr=1e-4, {{}})"
     frozen = "frozen='encoder', jitter=0., cache_features={}"
-    alone = launch([], place/'train.py', data, start.format('one', ''), start.format('pictures', frozen.format(False)),
-                   start.format('features', frozen.format(True)), stdout=subprocess.DEVNULL)
+    jobs = dict(one='', layout='channels_last=False', pictures=frozen.format(False), features=frozen.format(True))
+    alone = launch([], place/'train.py', data, *(start.format(*job) for job in jobs.items()), stdout=subprocess.DEVNULL)
     both = launch(TORCHRUN, place/'train.py', data, start.format('two', ''), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if alone.wait() or both.wait(): raise SystemExit('a training failed')
-    logs = {name: pd.read_csv(place/name/'log.csv') for name in ('one', 'two', 'pictures', 'features')}
+    logs = {name: pd.read_csv(place/name/'log.csv') for name in (*jobs, 'two')}
     return {'one process, two processes': [logs['one'], logs['two']],
-            'pictures, features kept in half precision': [logs['pictures'], logs['features']]}
+            'pictures, features kept in half precision': [logs['pictures'], logs['features']],
+            'control: one process, another memory layout': [logs['one'], logs['layout']]}
 
 
 def differences(pairs: dict) -> pd.DataFrame:
-    "Largest relative difference of each loss over the epochs."
-    return pd.DataFrame({what: {c: (b[c]/a[c] - 1).abs().max() for c in ('train_loss', 'valid_loss', 'abs_rel')}
-                         for what, (a, b) in pairs.items()}).T
+    "Largest relative difference of each loss over the epochs; and of the training loss in the first."
+    def row(a, b):
+        worst = {c: (b[c]/a[c] - 1).abs().max() for c in ('train_loss', 'valid_loss', 'abs_rel')}
+        return {'train_loss, epoch 1': abs(b.train_loss[1]/a.train_loss[1] - 1)} | worst
+    return pd.DataFrame({what: row(*logs) for what, logs in pairs.items()}).T
 
 
 def draw(pairs: dict, path: Path):

@@ -127,12 +127,12 @@ def draw_figure(rows: pd.DataFrame, path: Path, epochs: int = 20):
     same = 'to the bit the weights of the run left alone' if rows.same_weights.all() else 'OTHER WEIGHTS'
     ax.set(xlabel='kill (SIGKILL) within a run', ylabel='position of the last checkpoint (epochs)',
            xticks=range(0, len(rows)+1, 5), yticks=range(0, epochs+1, 5),
-           title=f'{len(rows)} kills, {rows.run.nunique()} run(s): {same}', ylim=(-.2, epochs+.4))
+           title=f'{len(rows)} kills, {rows.run.nunique()} run{"s"*(rows.run.nunique() > 1)}: {same}', ylim=(-.2, epochs+.4))
     ax.title.set_fontsize(9)
     if rows.run.nunique() > 1: ax.legend(ncols=4, fontsize=7, frameon=False)
     for log, style, label in zip(rows.attrs['logs'], ('o', '-'), ('killed and resumed', 'left alone')):
-        right.plot(log.epoch, log.train_loss, style, ms=5, mfc='none', label=f'training, {label}')
-        right.plot(log.epoch, log.valid_loss, style, ms=5, mfc='none', label=f'validation, {label}')
+        right.plot(log.epoch, log.train_loss, style, color='C0', ms=5, mfc='none', label=f'training, {label}')
+        right.plot(log.epoch, log.valid_loss, style, color='C1', ms=5, mfc='none', label=f'validation, {label}')
     right.set(xlabel='epoch', ylabel='SILog', xticks=range(0, epochs+1, 5))
     right.legend(fontsize=7, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
