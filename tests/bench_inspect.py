@@ -68,7 +68,8 @@ def measure(root: Path) -> tuple[float, dict[str, list]]:
     write_synthdepth(root/'toy', scenes=STEPS//2, views=2, size=SIZE)
     t.write_notebook(root, IMPORTS, "DepthInspector('many')", "DepthInspector('toy', models)")
     with t.start_lab(root) as address, sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=t.CHROMIUM, args=t.ARGS)
+        plain = [a for a in t.ARGS if 'gl' not in a and 'gpu' not in a]  # as on a machine without a graphics card
+        chromium = p.chromium.launch(executable_path=t.CHROMIUM, args=[*plain, '--disable-gpu'])
         page = chromium.new_page(viewport=dict(width=1500, height=1100))
         page.set_default_timeout(60000)
         t.open_notebook(page, address)

@@ -462,14 +462,12 @@ def test_every_control_has_a_name_and_the_page_is_readable_at_125_percent(page):
       .filter((e) => !(e.getAttribute('aria-label') || e.labels?.length || e.title || e.innerText?.trim()))
       .map((e) => e.outerHTML)''')
     assert nameless == []
-    zoomed = page.context.new_cdp_session(page)
-    at_125 = dict(width=1200, height=880, deviceScaleFactor=1.25, mobile=False)  # what is left of 1500 x 1100
-    zoomed.send('Emulation.setDeviceMetricsOverride', at_125)
+    page.set_viewport_size(dict(width=1200, height=880))  # what 125 % leaves of 1500 x 1100
+    page.wait_for_function("() => document.querySelector('.sd-root').getBoundingClientRect().right <= window.innerWidth")
     page.wait_for_timeout(300)
     wide = page.evaluate("(() => { const r = document.querySelector('.sd-root'); return r.scrollWidth - r.clientWidth })()")
     assert wide <= 0
     shot(page, 'zoom_125')
-    zoomed.send('Emulation.clearDeviceMetricsOverride')
     page.set_viewport_size(dict(width=1500, height=1100))
 
 

@@ -76,6 +76,8 @@ function ticks(low, high, most = 5) {
   return out;
 }
 
+function short(t) { return t && Math.abs(t) < .001 ? t.toExponential() : String(t); }
+
 function sized(canvas, width, height) { // sharp at every zoom of the page
   const ratio = window.devicePixelRatio || 1, w = Math.round(width*ratio), h = Math.round(height*ratio);
   if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
@@ -106,14 +108,14 @@ function plot(ctx, box, series, { xlabel = "", ylabel = "", zero = false, mark =
     ctx.strokeStyle = "#e4e4e4";
     ctx.strokeRect(px(t), py(y1), 0, h);
     ctx.fillStyle = "#222";
-    ctx.fillText(String(t), px(t), py(y0) + 14);
+    ctx.fillText(short(t), px(t), py(y0) + 14);
   }
   ctx.textAlign = "right";
   for (const t of ticks(y0, y1, 4)) {
     ctx.strokeStyle = "#e4e4e4";
     ctx.strokeRect(px(x0), py(t), w, 0);
     ctx.fillStyle = "#222";
-    ctx.fillText(String(t), px(x0) - 4, py(t) + 4);
+    ctx.fillText(short(t), px(x0) - 4, py(t) + 4);
   }
   ctx.textAlign = "center";
   ctx.fillText(xlabel, px((x0 + x1)/2), box.y + box.h - 5);

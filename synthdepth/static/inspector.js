@@ -140,8 +140,8 @@ class Inspector extends Controls {
       shot.preds.forEach((p, k) => {
         shot.maps[`pred:${p.name}`] = unpack(buffers[2 + 2*k], n, p);
         shot.keep[`err:${p.name}`] = unpackBits(buffers[3 + 2*k], n);
-        const t = shot.maps.truth, q = shot.maps[`pred:${p.name}`];
-        shot.maps[`err:${p.name}`] = q.map((x, i) => x - t[i]);
+        const t = shot.maps.truth, q = shot.maps[`pred:${p.name}`], e = shot.maps[`err:${p.name}`] = new Float32Array(n);
+        for (let i = 0; i < n; i++) e[i] = q[i] - t[i];
       });
     }
     this.asked.delete(m.position);
@@ -163,6 +163,7 @@ class Inspector extends Controls {
     if (this.line && shot.width) this.line = this.line.map((p) => this.inside(p));
     this.$("slider").value = this.position;
     this.$("where").textContent = this.n ? `${this.position} / ${this.n}   ${shot.title ?? ""}` : "0 / 0";
+    this.$("where").title = shot.title ?? "";
     this.say({ text: [...shot.problems, shot.note].filter(Boolean).join("\n") });
     this.$("caption").textContent = shot.width ? shot.description : "";
     if (!shot.width) this.$("readout").replaceChildren();
