@@ -12,7 +12,7 @@ demo: $(INSTALLED)  ## the whole road in miniature: render, fine-tune, evaluate
 
 test: $(INSTALLED)  ## notebooks, linter, tests
 	ruff check .
-	nbdev_test --n_workers 1
+	SYNTHDEPTH_FIGURES="$$(mktemp -d)" nbdev_test --n_workers 1
 	python -m pytest
 
 bench: $(INSTALLED)  ## speed, as ratios against named baselines
