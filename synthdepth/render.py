@@ -697,7 +697,8 @@ def render_dataset(
     focal: dict | None = None,   # replaces entries of FOCAL, for the focal stack
     meshes=None,                 # folder with the user's own meshes, which join the preset's shapes
     environments=None,           # folder with the user's own HDR pictures, which join its backgrounds
-    **overrides,                 # fields of Factors to replace
+    changes: dict | None = None, # fields of Factors to replace, the size of objects among them
+    **overrides,                 # the same, for all fields whose names are not taken here
 ) -> Path:                       # the finished folder
     "Render scenes into a dataset folder; started again after an interruption it goes on, and the bytes are the same."
     if scenes < 1: raise RenderError(f'scenes is {scenes}; expected 1 or more')
@@ -706,7 +707,7 @@ def render_dataset(
     if wrong := set(extras) - set(EXTRAS):
         raise RenderError(f'unknown extras {", ".join(sorted(wrong))}; known: {", ".join(EXTRAS)}')
     own = _register(meshes, environments)
-    out, f, lens = Path(out), _factors(preset, own, overrides), _focal(focal)
+    out, f, lens = Path(out), _factors(preset, own, (changes or {}) | overrides), _focal(focal)
     generator = dict(preset=preset, scenes=scenes, seed=seed, size=list(size), spp=spp, denoise=denoise, factors=asdict(f),
                      **_builds(denoise))
     if any(own.values()): generator['own'] = own
