@@ -52,7 +52,7 @@ def render(
     "Render random scenes into a dataset folder."
     from synthdepth.render import render_dataset
     print(render_dataset(out, preset, scenes, seed, (height, width), spp, workers=workers, extras=_names(extras),
-                         focal=_pairs(focal), meshes=meshes, environments=environments, **_pairs(factor)))
+                         focal=_pairs(focal), meshes=meshes, environments=environments, changes=_pairs(factor)))
 
 
 @app.command('rerender')

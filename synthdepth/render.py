@@ -165,11 +165,13 @@ def build(
     return mi.load_dict(d, parallel=False)
 
 # %% ../nbs/01_render.ipynb #01-030
+def _to_world(view: View): return camera_pose(view) @ np.diag([-1., -1., 1., 1.])  # Mitsuba: x left, y up, z forward
+
+
 def _perspective(view: View, fov: float, film: dict, sampler: dict, **lens):
     import mitsuba as mi
-    pose = camera_pose(view) @ np.diag([-1., -1., 1., 1.])  # Mitsuba: x left, y up, z forward
     return mi.load_dict(dict(type='perspective', fov=fov, fov_axis='y', near_clip=.01, far_clip=1000.,
-                             to_world=mi.ScalarTransform4f(pose), film=film, sampler=sampler) | lens)
+                             to_world=mi.ScalarTransform4f(_to_world(view)), film=film, sampler=sampler) | lens)
 
 
 def _film(size, **kw): return dict(type='hdrfilm', width=size[1], height=size[0], rfilter=dict(type='box'), **kw)
@@ -178,6 +180,15 @@ def _film(size, **kw): return dict(type='hdrfilm', width=size[1], height=size[0]
 def _sensor(view: View, fov: float, size):
     "The camera that takes the picture."
     return _perspective(view, fov, _film(size), dict(type='multijitter', sample_count=16))
+
+
+def _aim(sensor, view: View):
+    "Move a camera; a new one would have to be recorded again."
+    import mitsuba as mi
+    params = mi.traverse(sensor)
+    params['to_world'] = mi.Transform4f(_to_world(view))
+    params.update()
+
 
 # %% ../nbs/01_render.ipynb #01-032
 TRACERS = dict(  # what is traced -> Mitsuba's integrator
@@ -436,10 +447,11 @@ def render_scene(
     import mitsuba as mi
     variant, focal = choose_variant(), _focal(focal)
     mi_scene = build(scene, variant)
-    params = mi.traverse(mi_scene)
+    params, sensor = mi.traverse(mi_scene), _sensor(scene.views[0], scene.fov, size)
     for n, view in enumerate(scene.views):
         if scene.sun: _turn_sun(params, view)
-        sensor, seed = _sensor(view, scene.fov, size), scene.seed*101 + n
+        if n: _aim(sensor, view)
+        seed = scene.seed*101 + n
         x = radiance(mi_scene, sensor, spp, seed, denoise)
         depth = z_depth(mi_scene, sensor, view, variant, size, scene.fov)
         more = {}
@@ -697,7 +709,8 @@ def render_dataset(
     focal: dict | None = None,   # replaces entries of FOCAL, for the focal stack
     meshes=None,                 # folder with the user's own meshes, which join the preset's shapes
     environments=None,           # folder with the user's own HDR pictures, which join its backgrounds
-    **overrides,                 # fields of Factors to replace
+    changes: dict | None = None, # fields of Factors to replace, the size of objects among them
+    **overrides,                 # the same, for all fields whose names are not taken here
 ) -> Path:                       # the finished folder
     "Render scenes into a dataset folder; started again after an interruption it goes on, and the bytes are the same."
     if scenes < 1: raise RenderError(f'scenes is {scenes}; expected 1 or more')
@@ -706,7 +719,7 @@ def render_dataset(
     if wrong := set(extras) - set(EXTRAS):
         raise RenderError(f'unknown extras {", ".join(sorted(wrong))}; known: {", ".join(EXTRAS)}')
     own = _register(meshes, environments)
-    out, f, lens = Path(out), _factors(preset, own, overrides), _focal(focal)
+    out, f, lens = Path(out), _factors(preset, own, (changes or {}) | overrides), _focal(focal)
     generator = dict(preset=preset, scenes=scenes, seed=seed, size=list(size), spp=spp, denoise=denoise, factors=asdict(f),
                      **_builds(denoise))
     if any(own.values()): generator['own'] = own
