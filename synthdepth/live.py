@@ -8,9 +8,11 @@ __all__ = ['read_log', 'MonitorPage', 'TrainingMonitor', 'draw_charts', 'Predict
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -281,12 +283,13 @@ def serve(folder: str | Path,              # dataset or run folder
           figures: str | Path = 'figures', # where the page saves to
           token: str | None = None,        # None: a new one
           ) -> int:                        # exit code
-    "Opens a folder as a page on this machine, until interrupted; prints its address."
+    "Opens a folder as a page on this machine, until interrupted or terminated; prints its address."
     if not Path(folder).is_dir(): raise FileNotFoundError(f'{folder}: found no such folder, expected a dataset or a run')
     with tempfile.TemporaryDirectory(prefix='synthdepth-') as work:
         notebook, token = write_page(Path(work), folder, models, figures, token)
         command = [sys.executable, '-m', 'voila', notebook.name, f'--port={port}', '--no-browser']
         server = subprocess.Popen(command, cwd=work)
+        if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)
         print(f'http://127.0.0.1:{port}/?token={token}', flush=True)
         print(f'from elsewhere: ssh -L {port}:127.0.0.1:{port} this-machine, then the same address', flush=True)
         try: return server.wait()

@@ -35,7 +35,7 @@ def test_scene_is_plain_data_from_one_seed(preset):
 
 
 def test_published_recipe():
-    f = factors('abstract')
+    f = factors('published')
     scenes = [sample_scene(f, 0, i) for i in range(40)]
     counts = [len(s.objects) for s in scenes]
     assert 50 <= min(counts) and max(counts) <= 75
@@ -71,7 +71,7 @@ def test_wrong_factors(wrong, message):
 
 
 def test_ablation_reaches_the_scene():
-    f = factors('abstract', shapes=['box'], materials=['oak', 'gold'], objects=[3, 3])
+    f = factors('published', shapes=['box'], materials=['oak', 'gold'], objects=[3, 3])
     s = sample_scene(f, 0, 0)
     assert isinstance(f, Factors)
     assert [o.shape for o in s.objects] == ['box']*3

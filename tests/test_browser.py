@@ -3,7 +3,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -505,7 +504,7 @@ def served(browser, work):
         yield page
         page.close()
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         server.wait(60)
 
 
