@@ -75,8 +75,9 @@ def permute(path, order):
 def test_pairs_that_do_not_belong_together_are_named(copy):
     permute(copy, np.roll(range(12), 4))
     found = problems(copy)
-    named = 'pairs do not belong together' if copy.name == 'rooms' else 'do not show the depth of their scenes'
-    assert len(found) == 1 and named in found[0], found
+    named = ['pairs do not belong together']  # the pictures say so, or, among floating objects, the depth traced anew
+    if copy.name == 'abstract': named.append('do not show the depth of their scenes')
+    assert len(found) == 1 and any(n in found[0] for n in named), found
 
 
 def test_near_duplicates_are_named(copy):
