@@ -10,10 +10,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(INSTALLED)  ## the whole road in miniature: render, fine-tune, evaluate
 	synthdepth demo
 
+test: export OMP_WAIT_POLICY := passive  # so that two processes with two threads each do not spin against each other
 test: $(INSTALLED)  ## notebooks, linter, tests
 	ruff check .
-	SYNTHDEPTH_FIGURES="$$(mktemp -d)" nbdev_test --n_workers 1
-	python -m pytest
+	SYNTHDEPTH_FIGURES="$$(mktemp -d)" nbdev_test --n_workers 2
+	python -m pytest -n 2 --dist loadfile
 
 bench: $(INSTALLED)  ## speed, as ratios against named baselines
 	for f in tests/bench_*.py; do echo "== $$f"; python $$f || exit 1; done

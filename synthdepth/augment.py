@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as V
 
 # %% ../nbs/03a_augment.ipynb #03a-009
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ def recolour(rgb: Tensor,              # (3,h,w) in [0, 1]
              drawn: dict[str, float],  # of this capture
              ) -> Tensor:              # (3,h,w) in [0, 1]
     "Brightness, contrast, saturation, hue and gamma."
+    from torchvision.transforms.v2 import functional as V  # slow to import, and most runs recolour nothing
     def factor(name): return 1 + getattr(augment, name)*(2*drawn[name] - 1)
     if augment.brightness: rgb = V.adjust_brightness(rgb, factor('brightness'))
     if augment.contrast: rgb = V.adjust_contrast(rgb, factor('contrast'))

@@ -145,7 +145,7 @@ def finetune_(
     parameter: Annotated[Optional[list[str]], typer.Option('--set', help='a parameter of the notebook, e.g. epochs=3')] = None,
 ):
     "Fine-tune headless: papermill runs 07_finetune, its executed copy is kept in the run folder."
-    from synthdepth.demo import run_notebook
+    from synthdepth.runner import run_notebook
     print(run_notebook('07_finetune', out/'07_finetune.ipynb', log=sys.stdout, data=data, out=out, model=model, recipe=recipe,
                        **dict(progress='lines') | _pairs(parameter)))
 
@@ -237,18 +237,10 @@ def train_tiny_(
 
 # %% ../nbs/13_cli.ipynb #13-016
 def main():
-    "Entry point of the `synthdepth` command."
-    from synthdepth.demo import NotebookError
-    from synthdepth.render import RenderError
-    from synthdepth.runner import RESUME, KernelDied, Stopped
-    from synthdepth.scores import SentinelError
+    "Entry point of the `synthdepth` command; mistakes end it with one line and the error's own exit code."
     try: app()
-    except Stopped as e:
-        print(e, file=sys.stderr)
-        sys.exit(RESUME)
-    except SentinelError as e:
-        print(f'sentinel: {e}', file=sys.stderr)
-        sys.exit(3)
-    except (NotebookError, KernelDied, RenderError, ValueError, OSError) as e:
-        print(f'error: {e}', file=sys.stderr)
-        sys.exit(1)
+    except Exception as e:
+        code = getattr(e, 'exit_code', 1 if isinstance(e, (ValueError, OSError)) else None)
+        if code is None: raise  # not the user's mistake but ours
+        print({1: 'error: ', 3: 'sentinel: '}.get(code, '') + str(e), file=sys.stderr)
+        sys.exit(code)

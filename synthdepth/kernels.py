@@ -178,21 +178,24 @@ def edge_scores(p, t, valid, ratio, within, limit):  # (H,W) float32 twice, (H,W
 
 # %% ../nbs/05b_kernels.ipynb #05b-023
 @compiled
+def _normal(d, y, x, u, v, fx, fy):  # (H,W) float32 depth, a pixel, its ray's u and v -> x, y, z of its normal, of any length
+    low = np.float32(1e-4)
+    left, right, up, down = max(d[y, x - 1], low), max(d[y, x + 1], low), max(d[y - 1, x], low), max(d[y + 1, x], low)
+    a, b = fx*(right - left)/(right + left), fy*(down - up)/(down + up)
+    return a, b, -np.float32(1) - u*a - v*b
+
+
+@compiled
 def normal_parts(p, t, valid, fx, fy, cx, cy):  # (H,W) float32 twice, (H,W) bool, float32 pixels -> (2,n) float32
     "Sine and cosine, times one length, of the angle between the normals of the n pixels that are valid with their neighbours."
     height, width = p.shape
     out, row, n = np.empty((2, p.size), np.float32), np.empty((2, width), np.float32), 0
-    one, half, low = np.float32(1), np.float32(.5), np.float32(1e-4)
+    half = np.float32(.5)
     for y in range(1, height - 1):
         v = (np.float32(y) + half - cy)/fy
         for x in range(1, width - 1):
             u = (np.float32(x) + half - cx)/fx
-            left, right, up, down = max(p[y, x - 1], low), max(p[y, x + 1], low), max(p[y - 1, x], low), max(p[y + 1, x], low)
-            a, b = fx*(right - left)/(right + left), fy*(down - up)/(down + up)
-            c = -one - u*a - v*b
-            left, right, up, down = max(t[y, x - 1], low), max(t[y, x + 1], low), max(t[y - 1, x], low), max(t[y + 1, x], low)
-            d, e = fx*(right - left)/(right + left), fy*(down - up)/(down + up)
-            f = -one - u*d - v*e
+            (a, b, c), (d, e, f) = _normal(p, y, x, u, v, fx, fy), _normal(t, y, x, u, v, fx, fy)
             i, j, k = b*f - c*e, c*d - a*f, a*e - b*d
             row[0, x], row[1, x] = np.sqrt(i*i + j*j + k*k), a*d + b*e + c*f
         for x in range(1, width - 1):

@@ -39,6 +39,7 @@ from .skies import sky
 # %% ../nbs/01_render.ipynb #01-008
 class RenderError(RuntimeError):
     "A dataset cannot be rendered; the message says why and what to do."
+    exit_code = 1
 
 
 OLDEST_LLVM = 17  # Mitsuba 3.9.1 aborts with LLVM 15 and 16

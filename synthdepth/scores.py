@@ -22,6 +22,7 @@ from .preprocess import loader
 # %% ../nbs/07a_scores.ipynb #07a-008
 class SentinelError(RuntimeError):
     "The numbers look like an artefact; the message says of what. In a notebook the message is all that is shown."
+    exit_code = 3
     def _render_traceback_(self): return [f'{type(self).__name__}: {self}']
 
 
@@ -91,9 +92,9 @@ def evaluate_all(
         captures = data.captures[at:at + len(batch['rgb'])]
         at += len(captures)
         about = pd.DataFrame([dict(scene=c.scene, view=c.view, rgb=c.rgb.name) for c in captures])
+        there = {d: {k: batch[k].to(d) for k in ('rgb', 'depth', 'valid', 'intrinsics')} for d in set(devices.values())}
         for name, model in models.items():
-            there = {k: batch[k].to(devices[name]) for k in ('rgb', 'depth', 'valid', 'intrinsics')}
-            rows[name].append(_batch_rows(model, there, about, protocol, geometry))
+            rows[name].append(_batch_rows(model, there[devices[name]], about, protocol, geometry))
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in rows.items()}
     for table in tables.values(): table.attrs['protocol'] = str(protocol)
     return tables

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from synthdepth.data import open_data
+from synthdepth.demo import NEAR
 from synthdepth.render import EXTRAS, RenderError, _sensor, build, choose_variant, decode_normal
 from synthdepth.render import encode_normal, fault, focal_stack, millimetres, render_dataset, render_scene, surface
 from synthdepth.render import tone_map, z_depth
 from synthdepth.scenes import Object, Scene, View, factors, intrinsics, sample_scene
 
-NEAR = dict(camera=(0., 1.55, 5.), retries=0)
-SMALL = dict(preset='published', scenes=4, views=2, size=(48, 64), spp=2, seed=5, objects=[4, 8], **NEAR)
+SMALL = dict(scenes=4, views=2, size=(48, 64), spp=2, seed=5, objects=[4, 8], **NEAR)
 
 
 def digest(folder):
@@ -66,7 +66,7 @@ def test_background_has_no_depth_and_stored_depth_is_millimetres(small):
 
 
 def test_stored_depth_is_the_rendered_depth(small):
-    scene = sample_scene(factors('published', views=2, objects=[4, 8], **NEAR), 5, 0, 'published')
+    scene = sample_scene(factors(views=2, objects=[4, 8], **NEAR), 5, 0, 'published')
     first = next(render_scene(scene, (48, 64), 2))
     sample = open_data(small)[0]
     assert np.abs(sample.depth - first.depth).max() <= .0005 + 1e-6
@@ -342,5 +342,5 @@ def test_wrong_extras(tmp_path, wrong, message):
 
 
 def test_fault_needs_something_wrong(small):
-    scene = sample_scene(factors('published', views=2, objects=[4, 8], **NEAR), 5, 0, 'published')
+    scene = sample_scene(factors(views=2, objects=[4, 8], **NEAR), 5, 0, 'published')
     assert fault(next(render_scene(scene, (48, 64), 2))) is None
