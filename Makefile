@@ -10,7 +10,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(INSTALLED)  ## the whole road in miniature: render, fine-tune, evaluate
 	synthdepth demo
 
-test: export OMP_WAIT_POLICY := passive  # so that two processes with two threads each do not spin against each other
+# Two processes with two threads each must not spin against each other.
+test: export OMP_WAIT_POLICY := passive
 test: $(INSTALLED)  ## notebooks, linter, tests
 	ruff check .
 	SYNTHDEPTH_FIGURES="$$(mktemp -d)" nbdev_test --n_workers 2
