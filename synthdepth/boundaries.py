@@ -125,7 +125,7 @@ def edge_distance(
 
 def _edge_scores(pred: Tensor, depth: Tensor, valid: Tensor, ratio: float, within: int, limit: int) -> Tensor:  # (3,B)
     true, found = discontinuities(depth, valid, ratio), discontinuities(pred, valid, ratio)
-    to_true, to_found = _nearest(true, limit), _nearest(found, limit)
+    to_true, to_found = _nearest(true, max(limit, within + 1)), _nearest(found, limit)
 
     def mean(mask, f, *images):  # over the few pixels of a mask
         at = mask.nonzero().unbind(1)
@@ -196,8 +196,11 @@ def _loop_angle_scores(pred: np.ndarray, depth: np.ndarray, valid: np.ndarray, i
     if not np.isfinite(intrinsics).all(): return [np.nan]*5
     sine, cosine = torch.from_numpy(normal_parts(pred, depth, valid, *intrinsics))
     angle = torch.atan2(sine, cosine).mul_(180/pi).numpy()
-    if not len(angle): return [np.nan]*5
-    return [angle.mean(dtype=float), np.median(angle), *((angle < limit).mean() for limit in (11.25, 22.5, 30))]
+    if not (n := len(angle)): return [np.nan]*5
+    mean, within = angle.mean(dtype=float), [np.count_nonzero(angle < limit)/n for limit in (11.25, 22.5, 30)]
+    middle = [(n - 1)//2, n//2]
+    angle.partition(middle)
+    return [mean, angle[middle].mean(), *within]
 
 
 def normal_metrics(

@@ -101,9 +101,16 @@ def each_image(
 ) -> Tensor: # (B,...) float64
     "The images of a batch through a loop, in as many threads as torch uses."
     images = list(zip(*(x.detach().contiguous().numpy() for x in batch)))
-    workers = min(torch.get_num_threads(), len(images))
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        found = list((pool.map if workers > 1 else map)(lambda image: f(*image), images))
+    workers = max(min(torch.get_num_threads(), len(images)), 1)
+    found = [None]*len(images)
+
+    def some(first):
+        for k in range(first, len(images), workers): found[k] = f(*images[k])
+
+    with ThreadPoolExecutor(max(workers - 1, 1)) as pool:
+        others = [pool.submit(some, first) for first in range(1, workers)]
+        some(0)
+        for x in others: x.result()  # its error, if any
     return torch.from_numpy(np.array(found, np.float64))
 
 
@@ -113,6 +120,7 @@ def _on_processor(pred:Tensor, depth:Tensor, valid:Tensor) -> dict[str, Tensor]:
     if sums['n'].isnan().any():
         _check_positive(pred.masked_fill(~valid, 1.), valid, 'prediction')
         _check_positive(depth.masked_fill(~valid, 1.), valid, 'ground truth')
+        return _on_device(pred, depth, valid)  # depths, but of no ordinary size
     return sums
 
 

@@ -106,17 +106,20 @@ def loop_edges(d, v, ratio=1.1):
     return edge
 
 
-def test_edges_are_the_loops(batch):
-    found = edge_metrics(*batch)
+@pytest.mark.parametrize('loops', [True, False], ids=['loops', 'arrays'])
+@pytest.mark.parametrize('within, limit', [(3, 10), (1, 25), (0, 10), (12, 5)])
+def test_edges_are_the_loops(batch, within, limit, loops, monkeypatch):
+    if not loops: monkeypatch.setattr(boundaries, 'for_loops', lambda *_: False)
+    found = edge_metrics(*batch, within=within, limit=limit)
     for i, (p, t, v) in enumerate(each(*batch)):
         true, guess = loop_edges(t, v), loop_edges(np.nan_to_num(p), v)
         np.testing.assert_array_equal(discontinuities(batch[1], batch[2])[i], true)
         if i == 3: continue
-        to_true, to_guess = (np.minimum(distance_transform_edt(~e), 10) for e in (true, guess))
-        near = v & (to_true <= 3)
+        to_true, to_guess = (distance_transform_edt(~e) for e in (true, guess))
+        near = v & (to_true <= within)
         expected = dict(edge_abs_rel=(abs(p - t)/np.maximum(t, 1e-9))[near].mean(),
-                        dbe_acc=to_true[guess & (to_true < 10)].mean(),
-                        dbe_comp=to_guess[true].mean())
+                        dbe_acc=to_true[guess & (to_true < limit)].mean(),
+                        dbe_comp=np.minimum(to_guess, limit)[true].mean())
         for name, value in expected.items(): assert found[name][i].item() == pytest.approx(value, rel=1e-6), name
     assert all(x[3].isnan() for x in found.values())
 

@@ -95,6 +95,15 @@ def test_loops_equal_numpy_and_the_way_of_the_device(shape):
         assert {k: v[i].item() for k, v in double.items()} == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize('scale', [1e-18, 1e18])
+def test_depths_of_no_ordinary_size(scale):
+    "Their product leaves the range of float32."
+    pred, depth, valid = batch(2, 30, 40)
+    expected, found = depth_metrics(pred, depth, valid), depth_metrics(pred*scale, depth*scale, valid)
+    for name in ('d1', 'abs_rel', 'silog', 'log10'): torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=0)
+    torch.testing.assert_close(found['mae']/scale, expected['mae'], rtol=1e-5, atol=0)
+
+
 def test_without_numba_the_arrays_serve(monkeypatch):
     pred, depth, valid = batch()
     expected = depth_metrics(pred, depth, valid)
