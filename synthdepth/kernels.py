@@ -77,8 +77,8 @@ BLOCK = 512  # pixels summed in float32; their sums are summed in float64
 
 @compiled
 def depth_sums(p, t, valid):  # (n,) float32 predicted and true depth, (n,) bool -> (11,)
-    """Over valid pixels: how many (nan: one is no depth, or out of reach), d1, d2, d3; and with e = p - t and g = ln(p/t) the sums of
-    |e|/t, e^2/t, e^2, g, |g|, |e|, (g - mean)^2."""
+    """Over valid pixels: how many (nan: one is no depth, or out of reach), d1, d2, d3; with e = p - t and g = ln(p/t) the sums
+    of |e|/t, e^2/t, e^2, g, |g|, |e|, (g - mean)^2."""
     sums, first, valid = np.zeros(11), 0, valid.view(np.uint8)
     while first < p.size and not valid[first]: first += 1
     near = _ln(p[first]/t[first]) if first < p.size else np.float32(0)  # some g: differences to it lose no digits

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import sys
 import threading
 import time
 import warnings
@@ -214,6 +215,16 @@ def _tracer(variant: str, what: str, spp: int):
     return replay
 
 
+def _denoiser():
+    "Open Image Denoise, kept from loading torch, which it would use for tensors alone: half a gigabyte in every worker."
+    absent = 'torch' not in sys.modules
+    if absent: sys.modules['torch'] = None
+    try: import pyoidn
+    finally:
+        if absent: del sys.modules['torch']
+    return pyoidn
+
+
 def radiance(
     mi_scene,       # mitsuba.Scene
     sensor,         # mitsuba.Sensor, which knows the size
@@ -227,7 +238,7 @@ def radiance(
     def trace(what, spp): return np.array(_tracer(variant, what, spp)(mi_scene, sensor, seed%2**32), dtype=np.float32)
     colour = np.ascontiguousarray(trace('colour', spp)[..., :3])
     if not denoise: return colour
-    import pyoidn
+    pyoidn = _denoiser()
     if variant.startswith('scalar'): return pyoidn.denoise(colour, hdr=True)  # guides: 20 x slower
     guides = trace('guides', GUIDES)
     albedo, normal = (np.ascontiguousarray(x) for x in (guides[..., -6:-3], guides[..., -3:]))

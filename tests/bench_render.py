@@ -29,12 +29,16 @@ def _measure(send, variant: str, arguments: dict):
         start, before = time.perf_counter(), resource.getrusage(who)
         render_dataset(f'{tmp}/set', progress=False, **arguments)
         took, after = time.perf_counter() - start, resource.getrusage(who)
+        start = time.perf_counter()
+        render_dataset(f'{tmp}/few', progress=False, **arguments | dict(scenes=workers))
+        few = time.perf_counter() - start
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    send.send((n*views/took, after.ru_maxrss/1024, busy/(n*views)))
+    send.send((n*views/took, after.ru_maxrss/1024, busy/(n*views), (n - workers)*views/(took - few)))
 
 
-def speed(variant='', **arguments) -> tuple[float, float, float]:
-    "Captures per second, the largest worker's memory in MB and CPU seconds a capture, in a process of its own."
+def speed(variant='', **arguments) -> tuple[float, float, float, float]:
+    """Captures per second with the workers' start, the largest worker's memory in MB, CPU seconds a capture, and
+    captures per second after the start: those beyond the first scene of every worker; in a process of its own."""
     receive, send = multiprocessing.Pipe(False)
     arguments = dict(preset='published', scenes=4, views=3, seed=2, size=(256, 256), workers=1) | arguments
     p = multiprocessing.get_context('spawn').Process(target=_measure, args=(send, variant, arguments))
@@ -73,10 +77,10 @@ if __name__ == '__main__':
     for size, views in (((256, 256), 15), ((480, 640), 3)):
         base = None
         for spp in (16, 8):
-            rate, memory, busy = speed(size=size, spp=spp, workers=CORES, views=views)
-            base = base or rate
-            print(f'{size[1]}x{size[0]}, {spp} samples, {CORES} workers, with their start: {rate:.2f} captures/s, '
-                  f'{rate/base:.2f} x 16 samples, {busy:.2f} CPU seconds a capture, {memory:.0f} MB a worker', flush=True)
-    for preset, scenes in (('published', 6), ('rooms', 2)):
+            rate, memory, busy, later = speed(size=size, spp=spp, workers=CORES, views=views, scenes=5*CORES)
+            base = base or later
+            print(f'{size[1]}x{size[0]}, {spp} samples, {CORES} workers: {later:.2f} captures/s, {later/base:.2f} x 16 samples; '
+                  f'with their start {rate:.2f}; {busy:.2f} CPU seconds a capture, {memory:.0f} MB a worker', flush=True)
+    for preset, scenes in (('published', 12), ('rooms', 2)):
         for n, (mean, least, took) in psnr(preset, (8, 12, 16), scenes=scenes).items():
             print(f'{preset} 256x256, {n:2} samples, denoised: PSNR {mean:.1f} dB (lowest {least:.1f}), {took:.2f} s')
