@@ -115,9 +115,7 @@ def read_results(results,  # rows of `evaluate`: model -> table, one table, its 
 # %% ../nbs/10_browse.ipynb #10-021
 def as_model(source) -> Callable:  # a model, a registered name, or the folder of a saved model or of a run
     "The model, loaded where it is only named."
-    if not isinstance(source, (str, Path)): return source
-    run = Path(source)
-    return load_model(run/'model' if (run/'run.json').exists() else source)
+    return load_model(source) if isinstance(source, (str, Path)) else source
 
 
 class _Remembered:

@@ -222,7 +222,7 @@ def _origin(asked: dict):
 
 # %% ../nbs/08_evaluate.ipynb #08-019
 def _model(what: str) -> tuple[str, nn.Module]:  # a name for the table, and the model
-    if (Path(what)/'run.json').exists(): return Path(what).name, load_model(Path(what)/'model')
+    if (Path(what)/'run.json').exists(): return Path(what).name, load_model(what)
     name, _, weights = str(what).partition('=')
     return (name if weights else Path(name).name or name), start_model(name, weights or None)
 

@@ -213,11 +213,12 @@ def weight_file(
 
 # %% ../nbs/04_models.ipynb #04-027
 def load_model(
-    source: str | Path, # a folder that `DepthModel.save` wrote, or one of `model_names()`
+    source: str | Path, # a folder that `DepthModel.save` wrote, that of a finished run, or one of `model_names()`
 ) -> DepthModel:
     "A saved model, or a named one with its own weights, in evaluation mode."
     folder = Path(source)
     if str(source) in model_names() and not (folder/_CARD).is_file(): return create_model(str(source))
+    if (folder/'run.json').is_file(): folder = folder/'model'
     if not folder.is_dir():
         raise FileNotFoundError(f'no model {str(source)!r}: neither a folder nor one of {", ".join(model_names())}')
     if not (folder/_CARD).is_file():

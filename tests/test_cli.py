@@ -40,6 +40,24 @@ def test_mistakes_are_one_line(tmp_path, args, message):
     assert len(lines) == 1 and message in lines[0] and 'Traceback' not in p.stderr
 
 
+def test_help_and_rendering_load_no_torch(tmp_path):
+    "It takes seconds and half a gigabyte in each process."
+    code = '''if True:
+        import sys
+        from typer.testing import CliRunner
+        from synthdepth.cli import app
+        small = '--scenes 1 --workers 1 --height 32 --width 32 --spp 1 --set views=1'.split()
+        for arguments in (['--help'], ['render', sys.argv[1], *small]):
+            done = CliRunner().invoke(app, arguments)
+            assert done.exit_code == 0, done.output
+            assert 'torch' not in sys.modules, arguments
+        import torch  # and it is still there for others
+    '''
+    p = subprocess.run([sys.executable, '-c', code, tmp_path/'set'], capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    assert json.loads((tmp_path/'set'/'dataset.json').read_text())['generator']['denoise']
+
+
 def test_render_finetune_evaluate(tmp_path):
     "The road from the command line, and the sentinel's own exit code."
     data, run = tmp_path/'data', tmp_path/'run'
