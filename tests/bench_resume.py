@@ -101,7 +101,7 @@ def measure(kills: int, folder: Path, epochs: int = 20, seed: int = 0) -> pd.Dat
         run = folder/f'killed-{n}'
         while len(rows) < kills:
             # One kill in four may come before anything is written; the others leave a run that went on, on any machine.
-            killed, seconds = attempt(data, run, epochs, draw.uniform(0, .08*whole), early=draw.random() < .25)
+            killed, seconds = attempt(data, run, epochs, draw.uniform(0, .3*whole), early=draw.random() < .25)
             if not killed: break
             halves = len([p for p in (run/'checkpoints').glob('*.part')]) if run.exists() else 0
             rows.append(dict(run=n, seconds=seconds, share=seconds/whole, found=position(run), unfinished=halves))
