@@ -196,11 +196,9 @@ def _loop_angle_scores(pred: np.ndarray, depth: np.ndarray, valid: np.ndarray, i
     if not np.isfinite(intrinsics).all(): return [np.nan]*5
     sine, cosine = torch.from_numpy(normal_parts(pred, depth, valid, *intrinsics))
     angle = torch.atan2(sine, cosine).mul_(180/pi).numpy()
-    if not (n := len(angle)): return [np.nan]*5
-    mean, within = angle.mean(dtype=float), [np.count_nonzero(angle < limit)/n for limit in (11.25, 22.5, 30)]
-    middle = [(n - 1)//2, n//2]
-    angle.partition(middle)
-    return [mean, angle[middle].mean(), *within]
+    if not len(angle): return [np.nan]*5
+    within = [np.count_nonzero(angle < limit)/len(angle) for limit in (11.25, 22.5, 30)]
+    return [angle.mean(dtype=float), np.median(angle, overwrite_input=True), *within]
 
 
 def normal_metrics(

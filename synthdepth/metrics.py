@@ -117,11 +117,7 @@ def each_image(
 def _on_processor(pred:Tensor, depth:Tensor, valid:Tensor) -> dict[str, Tensor]: # sums per image over the valid pixels
     from synthdepth.kernels import depth_sums
     sums = dict(zip(SUMS, each_image(depth_sums, *(x.flatten(1) for x in (pred, depth, valid))).reshape(-1, len(SUMS)).T))
-    if sums['n'].isnan().any():
-        _check_positive(pred.masked_fill(~valid, 1.), valid, 'prediction')
-        _check_positive(depth.masked_fill(~valid, 1.), valid, 'ground truth')
-        return _on_device(pred, depth, valid)  # depths, but of no ordinary size
-    return sums
+    return _on_device(pred, depth, valid) if sums['n'].isnan().any() else sums  # no depths, or of no ordinary size
 
 
 def depth_metrics(

@@ -220,7 +220,7 @@ def load_model(
     if str(source) in model_names() and not (folder/_CARD).is_file(): return create_model(str(source))
     if (folder/'run.json').is_file(): folder = folder/'model'
     if not folder.is_dir():
-        raise FileNotFoundError(f'no model {str(source)!r}: neither a folder nor one of {", ".join(model_names())}')
+        raise FileNotFoundError(f'no model {str(folder)!r}: neither a folder nor one of {", ".join(model_names())}')
     if not (folder/_CARD).is_file():
         raise FileNotFoundError(f'{folder}: no {_CARD}, so not a saved model, or not saved to its end. A checkpoint '
                                 f"of transformers is opened with create_model('zoedepth', weights={str(folder)!r})")

@@ -215,6 +215,7 @@ def _tracer(variant: str, what: str, spp: int):
     return replay
 
 
+@cache
 def _denoiser():
     "Open Image Denoise, kept from loading torch, which it would use for tensors alone: half a gigabyte in every worker."
     absent = 'torch' not in sys.modules
