@@ -20,7 +20,7 @@ from .runner import run_notebook
 
 # %% ../nbs/12_demo.ipynb #12-012
 ROOMS = dict(preset='rooms', scenes=900, views=3, seed=1000, size=(192, 256), spp=8)
-TINY = dict(epochs=30, lr=1e-3, batch_size=16, variance_focus=.5, patience=99, weight_decay=1e-2)
+TINY = dict(epochs=30, lr=1e-3, batch_size=16, variance_focus=.5, patience=99, weight_decay=1e-2, precision='bf16')
 
 
 def train_tiny(

@@ -45,29 +45,40 @@ class DepthModel(nn.Module, ABC):
     def encode(self, rgb: Tensor) -> list[Tensor]:
         "Features of `rgb` (B,3,H,W), RGB in [0, 1]; each has the batch as its first axis."
 
+    def neck(self, features: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        "What `decode` is given, from what `encode` returned and the (height, width) of the picture; as a rule the same."
+        return features
+
     @abstractmethod
     def decode(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
-        "Depth (B,height,width) in float32 at `size`, the (height, width) of the picture, from its features."
+        "Depth (B,height,width) in float32 at `size`, the (height, width) of the picture, from what `neck` returned."
 
     @abstractmethod
     def encoder_layers(self) -> list[list[nn.Module]]:
-        "The modules of each encoder layer, from input to output; all others are the decoder."
+        "The modules of each encoder layer, from input to output; all others are the neck or the decoder."
+
+    def neck_layers(self) -> list[nn.Module]:
+        "The modules that `neck` runs; as a rule there are none."
+        return []
 
     def settings(self) -> dict:
         "What decides the features besides the picture and the weights; JSON-able."
         return self.config
 
     def forward(self,
-        rgb: Tensor | list[Tensor], # (B,3,H,W), float, RGB in [0, 1], any size; or what `encode` returned for it
+        rgb: Tensor | list[Tensor], # (B,3,H,W), float, RGB in [0, 1], any size; or what `stage` made of it
         size: tuple[int, int] | None = None, # (height, width) of the picture; given with features only
+        stage: str = 'encoder', # where features come from: 'encoder' or 'neck'
     ) -> Tensor: # (B,H,W), float32, in the unit of `predicts`
         "Depth of every pixel."
-        if size is not None: return self.decode([f.float() for f in rgb], tuple(size))
-        return self.decode(self.encode(check_rgb(rgb)), tuple(rgb.shape[-2:]))
+        if size is not None: features, size = [f.float() for f in rgb], tuple(size)
+        else: features, size, stage = self.encode(check_rgb(rgb)), tuple(rgb.shape[-2:]), 'encoder'
+        return self.decode(self.neck(features, size) if stage == 'encoder' else features, size)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        "Every parameter exactly once: `encoder.0`, `encoder.1`, ... from input to output, then `decoder`."
+        "Every parameter exactly once: `encoder.0`, `encoder.1`, ... from input to output, `neck` if there is one, `decoder`."
         layers = {f'encoder.{i}': layer for i, layer in enumerate(self.encoder_layers())}
+        if neck := self.neck_layers(): layers['neck'] = neck
         groups, seen = {}, set()
         for name, modules in {**layers, 'decoder': [self]}.items():
             params = {id(p): p for module in modules for p in module.parameters()}
@@ -79,6 +90,7 @@ class DepthModel(nn.Module, ABC):
         "As in torch, except that groups without a trainable parameter stay in evaluation mode."
         live = {name for name, params in self.parameter_groups().items() if any(p.requires_grad for p in params)}
         super().train(mode and 'decoder' in live)
+        for module in self.neck_layers(): module.train(mode and 'neck' in live)
         for i, layer in enumerate(self.encoder_layers()):
             for module in layer: module.train(mode and f'encoder.{i}' in live)
         self.training = mode
@@ -134,7 +146,7 @@ def create_model(
 # %% ../nbs/04_models.ipynb #04-019
 def parameters_in(
     model: DepthModel,
-    what: str | list[str], # a group ('encoder.3', 'decoder'), all layers of 'encoder', 'all', or a list of these
+    what: str | list[str], # a group ('encoder.3', 'neck', 'decoder'), all layers of 'encoder', 'all', or a list of these
 ) -> list[nn.Parameter]:
     "The parameters of the chosen groups; ValueError for a name that fits none."
     groups = model.parameter_groups()

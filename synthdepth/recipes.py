@@ -43,7 +43,7 @@ class Recipe:
     min_depth: float = MIN_DEPTH   # metres; pixels outside are not trained on
     max_depth: float = MAX_DEPTH   # metres
     variance_focus: float = .15    # of SILog
-    frozen: str = ''               # parameter groups that do not train, e.g. 'encoder' or 'encoder.0,encoder.1'
+    frozen: str = ''               # parameter groups that do not train, e.g. 'encoder', 'encoder.0,encoder.1' or 'encoder,neck'
     unfreeze: tuple = ()           # ((epoch, n), ...): from that epoch on the last n encoder blocks train
     layer_decay: float = 1.        # learning rate of an encoder block relative to the one after it
     flip: bool = True              # mirror half of the pictures
@@ -56,7 +56,7 @@ class Recipe:
     channels_last: bool = True     # memory layout of the weights; the faster one for convolutions, on CPUs too
     compile: bool = False          # with torch.compile
     checkpointing: bool = False    # compute the encoder's activations twice instead of keeping them
-    cache_features: bool | str = False  # compute a frozen encoder's features once; needs jitter 0; 'float32': do not round them
+    cache_features: bool | str = False  # compute what is frozen once; needs jitter 0; 'float32': do not round it
     max_skipped: float = .1        # share of optimiser steps that may be skipped before the run ends
     seed: int = 0                  # of the split, the order and the augmentation
 

@@ -74,13 +74,13 @@ def log_binomial(
 
 # %% ../nbs/04a_tiny.ipynb #04a-016
 class BinsHead(nn.Module):
-    "Bins seeded at the coarsest scale, moved at the next three, mixed at the finest."
+    "Bins seeded at the coarsest scale, moved at the next ones, mixed at the finest."
     def __init__(self,
         widths: list[int], # channels of the decoder's features, coarsest first
-        bins: int = 32, # per pixel
+        bins: int = 16, # per pixel
         near: float = .2, # metres, first centre before training
         far: float = 12., # metres, last centre before training
-        attractors: tuple[int, ...] = (16, 8, 2), # at each scale after the first
+        attractors: tuple[int, ...] = (4, 2), # at each scale after the first
     ):
         super().__init__()
         self.bins = bins
@@ -122,18 +122,20 @@ class Tiny(DepthModel):
     "A small encoder, a light decoder and metric bins."
     def __init__(self,
         size: tuple[int, int] = (192, 256), # (height, width) in pixels whose area it works at
-        encoder: str = 'mobilenetv4_conv_small', # a MobileNet of timm
-        widths: tuple[int, ...] = (256, 160, 96, 48, 24), # decoder channels, coarsest first
-        bins: int = 32, # per pixel
+        encoder: str = 'ese_vovnet19b_slim', # a VoVNet of timm
+        widths: tuple[int, ...] = (64, 48, 32, 16), # decoder channels, coarsest first
+        bins: int = 16, # per pixel
     ):
         super().__init__(size=list(size), encoder=encoder, widths=list(widths), bins=bins)
         self.size = tuple(size)
-        self.encoder = timm.create_model(encoder, pretrained=False, features_only=True)
+        self.encoder = timm.create_model(encoder, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))
         self.decoder = Decoder(self.encoder.feature_info.channels(), widths)
         self.head = BinsHead(widths, bins)
 
     def encoder_layers(self):
-        return [[self.encoder.conv_stem, self.encoder.bn1], *([block] for block in self.encoder.blocks)]
+        modules = dict(self.encoder.named_children())
+        return [[m for name, m in modules.items() if name.startswith('stem')],
+                *([m] for name, m in modules.items() if name.startswith('stages'))]
 
     def encode(self, rgb):
         size = working_size(rgb.shape[-2:], self.size)

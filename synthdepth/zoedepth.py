@@ -75,19 +75,26 @@ class ZoeDepth(DepthModel):
             x = (x - mean)/std
         return list(self.net.backbone.forward_with_filtered_kwargs(x).feature_maps)
 
+    def neck_layers(self): return [self.net.neck, self.net.relative_head]
+
+    def neck(self, features, size):
+        padded = tuple(n + 2*p for n, p in zip(size, padding(size, self.processor)))
+        patches = [n//self.net.patch_size for n in network_size(padded, self.processor)]
+        fused, bottleneck = self.net.neck(features, *patches)
+        relative, last = self.net.relative_head(fused)
+        return [*fused, bottleneck, relative, last]
+
     def decode(self, features, size):
         pads = padding(size, self.processor)
         padded = tuple(n + 2*p for n, p in zip(size, pads))
-        patches = [n//self.net.patch_size for n in network_size(padded, self.processor)]
         several_heads = len(self.net.config.bin_configurations) > 1
         batches = zip(*(f.split(1) for f in features)) if several_heads else [features]
-        depth = torch.cat([self._head(list(batch), patches) for batch in batches]).float()
+        depth = torch.cat([self._head(*batch) for batch in batches]).float()
         depth = F.interpolate(depth, padded, mode='bicubic')
         return depth[:, 0, pads[0]:padded[0] - pads[0], pads[1]:padded[1] - pads[1]]
 
-    def _head(self, features, patches):
-        fused, bottleneck = self.net.neck(features, *patches)
-        relative, last = self.net.relative_head(fused)
+    def _head(self, *features):
+        *fused, bottleneck, relative, last = features
         depth, _ = self.net.metric_head(outconv_activation=last, bottleneck=bottleneck, feature_blocks=fused,
                                         relative_depth=relative)
         return depth

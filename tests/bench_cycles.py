@@ -2,7 +2,8 @@
 
 Cycles runs in another interpreter that has bpy (`pip install bpy` in an environment of its own; it is GPL and no
 dependency): BLENDER_PYTHON=/path/to/python python tests/bench_cycles.py
-Quality is the PSNR of the denoised picture against the same renderer's converged, denoised picture. Skies are turned
+A capture is the denoised picture, the depth at pixel centres (in Cycles one more render, of one sample), and a fifteenth of the
+scene's loading. Quality is the PSNR of the picture against the same renderer's converged, denoised picture. Skies are turned
 about the vertical against each other (the two renderers start their panoramas at different sides). Cycles is measured
 as it is shipped, which blurs pixels, clamps bright indirect light and softens reflections of what is not seen directly,
 and made to estimate what Mitsuba estimates: a box filter of one pixel, nothing clamped or softened."""
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 SIZE, SCENES, VIEWS, REFERENCE = (256, 256), int(os.environ.get('BENCH_SCENES', 3)), 2, 512
+PUBLISHED_VIEWS = 15  # of a scene, that share its loading
 UPRIGHT = np.array([[1., 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # y up becomes Blender's z up
 OURS, THEIRS = (8, 16), (4, 8, 16, 32)
 
@@ -45,7 +47,11 @@ def blender_mesh(bpy, name, arrays, look):
     n = len(arrays[f'corners_{name}'])
     mesh = bpy.data.meshes.new(name)
     corners = arrays[f'corners_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T
-    mesh.from_pydata(corners.tolist(), [], np.arange(3*n).reshape(-1, 3).tolist())
+    for part, count in ((mesh.vertices, 3*n), (mesh.loops, 3*n), (mesh.polygons, n)): part.add(count)
+    mesh.vertices.foreach_set('co', corners.astype(np.float32).ravel())
+    mesh.loops.foreach_set('vertex_index', np.arange(3*n, dtype=np.int32))
+    mesh.polygons.foreach_set('loop_start', np.arange(0, 3*n, 3, dtype=np.int32))
+    mesh.update()
     mesh.uv_layers.new().data.foreach_set('uv', arrays[f'uv_{name}'].reshape(-1).astype(np.float32))
     mesh.normals_split_custom_set((arrays[f'normals_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T).tolist())
     material = bpy.data.materials.new(name)
@@ -111,20 +117,30 @@ def blender_scene(bpy, folder: Path):
 
 
 def blender(folder: Path):
-    "Render all views at each number of samples; seconds per view go to times.json, pictures beside."
+    "Render all views at each number of samples, and their depth; seconds per view go to times.json, pictures beside."
     import bpy
     warnings.simplefilter('ignore')  # bpy 5 announces changes of bpy 6
+    start = time.perf_counter()
     scene, views, look = blender_scene(bpy, folder)
-    times = {}
-    for spp in (*THEIRS, REFERENCE):
-        scene.cycles.samples, took = spp, []
+    times = {'build': time.perf_counter() - start}
+
+    def take(name, seed):
+        took = []
         for n, view in enumerate(views):
             look(view)
-            scene.cycles.seed, scene.render.filepath = n + 1000*(spp == REFERENCE), str(folder/f'cycles_{spp}_{n}.exr')
+            scene.cycles.seed, scene.render.filepath = n + seed, str(folder/f'{name}_{n}.exr')
             start = time.perf_counter()
             bpy.ops.render.render(write_still=True)
             took.append(time.perf_counter() - start)
-        times[spp] = took
+        return took
+    for spp in (*THEIRS, REFERENCE):
+        scene.cycles.samples = spp
+        times[spp] = take(f'cycles_{spp}', 1000*(spp == REFERENCE))
+    c, output = scene.cycles, scene.render.image_settings  # one sample through the middle of each pixel
+    c.samples, c.max_bounces, c.use_denoising, c.pixel_filter_type, c.filter_width = 1, 0, False, 'BOX', .01
+    if hasattr(output, 'media_type'): output.media_type = 'MULTI_LAYER_IMAGE'
+    output.file_format = 'OPEN_EXR_MULTILAYER'
+    times['depth'] = take('depth', 0)
     (folder/'times.json').write_text(json.dumps(times))
 
 
@@ -135,11 +151,13 @@ def psnr(x, truth) -> float:
 
 
 def ours(scene) -> dict:
-    "Samples -> (seconds per view with depth, PSNR) of a scene, after its first view has compiled the kernels."
+    "Samples -> (seconds per capture, PSNR) of a scene, after its first view has compiled the kernels."
     import mitsuba as mi
     from synthdepth.render import _sensor, _turn_sun, build, choose_variant, radiance, z_depth
     variant = choose_variant()
+    start = time.perf_counter()
     mi_scene = build(scene, variant)
+    loading = (time.perf_counter() - start)/PUBLISHED_VIEWS
     params, found = mi.traverse(mi_scene), {n: ([], []) for n in OURS}
     for n, view in enumerate(scene.views):
         if scene.sun: _turn_sun(params, view)
@@ -149,7 +167,7 @@ def ours(scene) -> dict:
             start = time.perf_counter()
             x = radiance(mi_scene, sensor, spp, n, True)
             z_depth(mi_scene, sensor, view, variant, SIZE, scene.fov)
-            found[spp][0].append(time.perf_counter() - start)
+            found[spp][0].append(time.perf_counter() - start + loading)
             found[spp][1].append(psnr(x, truth))
     return found
 
@@ -167,6 +185,7 @@ def theirs(scene, python: str, threads: int, same: bool) -> dict:
             x = mi.Bitmap(str(folder/name)).convert(mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32, srgb_gamma=False)
             return np.array(x)
         times = json.loads((folder/'times.json').read_text())
+        rest = times['build']/PUBLISHED_VIEWS + times['depth'][-1]
         views = range(len(scene.views))
         truth = [read(f'cycles_{REFERENCE}_{n}.exr') for n in views]
         if picture := os.environ.get('BENCH_PICTURE'):
@@ -174,7 +193,8 @@ def theirs(scene, python: str, threads: int, same: bool) -> dict:
             from synthdepth.render import render_scene, tone_map
             mine = [c.rgb for c in render_scene(scene, SIZE)]
             Image.fromarray(np.concatenate([np.concatenate([tone_map(t), m], 1) for t, m in zip(truth, mine)])).save(picture)
-        return {spp: (times[str(spp)][1:], [psnr(read(f'cycles_{spp}_{n}.exr'), truth[n]) for n in views]) for spp in THEIRS}
+        quality = {spp: [psnr(read(f'cycles_{spp}_{n}.exr'), truth[n]) for n in views] for spp in THEIRS}
+        return {spp: ([t + rest for t in times[str(spp)][1:]], quality[spp]) for spp in THEIRS}
 
 
 def table(name: str, found: list[dict]) -> list[tuple]:
@@ -182,7 +202,7 @@ def table(name: str, found: list[dict]) -> list[tuple]:
     for spp in found[0]:
         took, quality = (np.concatenate([f[spp][k] for f in found]) for k in (0, 1))
         rows.append((float(np.median(took)), float(quality.mean())))
-        print(f'{name:19} {spp:3} samples: {np.median(took):.2f} s a view, PSNR {quality.mean():.1f} dB', flush=True)
+        print(f'{name:19} {spp:3} samples: {np.median(took):.2f} s a capture, PSNR {quality.mean():.1f} dB', flush=True)
     return rows
 
 

@@ -102,9 +102,14 @@ SHAPED = dict(backbone_config=dict(model_type='beit', image_size=384, hidden_siz
               bin_embedding_dim=32)
 
 
+@torch.no_grad()
 def make(name, config):
     torch.manual_seed(0)
-    return create_model(name, 'none', **config)
+    model = create_model(name, 'none', **config)
+    if name == 'zoedepth':  # transformers' random weights let everything fade away, below half precision
+        for p in model.parameters():
+            if p.ndim > 1: p.normal_(std=p[0].numel()**-.5)
+    return model
 
 
 def memory(kind, folder, send):
@@ -165,6 +170,15 @@ def bench_steps(folder, kept, rows):
                  (f'training, {label}, features kept', base, cached, 'samples/s'),
                  ('... the same against encoder frozen here', uncached, cached, 'samples/s'),
                  (f'computing the features of {label}, once', base, first, 'samples/s')]
+        if not model.neck_layers(): continue
+        model = make(name, config)
+        frozen = our_trainer(model, 'encoder,neck')
+        core = FeatureCache(model, pairs, f'{folder}-kept')
+        base, uncached, cached = rates(n, lambda: plain(DataLoader(files, 2, shuffle=True)), lambda: frozen(pairs),
+                                       lambda: frozen(core), repeats=repeats)
+        rows += [(f'training, {label}, encoder and neck frozen', base, uncached, 'samples/s'),
+                 (f'training, {label}, what the neck returns kept', base, cached, 'samples/s'),
+                 ('... the same against encoder and neck frozen here', uncached, cached, 'samples/s')]
 
 
 def bench_evaluation(folder, kept, rows):

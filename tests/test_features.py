@@ -17,7 +17,7 @@ BEIT = dict(model_type='beit', image_size=64, patch_size=16, hidden_size=16, num
 ZOE = dict(backbone_config=BEIT, neck_hidden_sizes=[8, 16, 16, 32], fusion_hidden_size=16, bottleneck_features=16,
            num_relative_features=8, bin_embedding_dim=16, num_attractors=[4, 2, 2, 1],
            bin_configurations=[dict(n_bins=8, min_depth=.001, max_depth=10., name='nyu')])
-CONFIGS = dict(tiny={}, zoedepth=ZOE, fastdepth={})
+CONFIGS = dict(tiny={}, zoedepth=ZOE, core=ZOE, fastdepth={})  # core: ZoeDepth with its neck frozen too
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +35,20 @@ def pairs(tmp_path_factory):
 
 def make(name):
     torch.manual_seed(0)
-    model = create_model('tiny') if name == 'tiny' else create_model(name, 'none', **CONFIGS[name])
+    registered = 'zoedepth' if name == 'core' else name
+    model = create_model('tiny') if name == 'tiny' else create_model(registered, 'none', **CONFIGS[name])
     if name == 'fastdepth': calibrate(model)
-    if name == 'zoedepth': model.processor.size = dict(height=64, width=96)
-    freeze(model)
+    if registered == 'zoedepth': model.processor.size = dict(height=64, width=96)
+    if name == 'core': enliven(model)
+    freeze(model, ['encoder', 'neck'] if name == 'core' else 'encoder')
     return model
+
+
+@torch.no_grad()
+def enliven(model):
+    "Weights that keep the scale of what goes through, unlike transformers' random ones."
+    for p in model.parameters():
+        if p.ndim > 1: p.normal_(std=p[0].numel()**-.5)
 
 
 def calibrate(model):
@@ -88,9 +97,7 @@ def test_losses_are_those_without_the_cache(pairs, tmp_path):
 def test_losses_of_a_zoedepth_with_lively_weights(pairs, tmp_path):
     def build():
         model = make('zoedepth')
-        with torch.no_grad():
-            for p in model.parameters():
-                if p.ndim > 1: p.normal_(std=p[0].numel()**-.5)
+        enliven(model)
         return model
     assert 0 < compare(build, torch.float16, pairs, tmp_path) < 1e-3
 
@@ -112,7 +119,8 @@ def test_size_is_predicted(name, pairs, tmp_path):
     for flip in (False, True):
         kept = FeatureCache(model, pairs, tmp_path/str(flip), flip=flip)
         on_disk = sum(p.stat().st_size for p in (tmp_path/str(flip)).glob('*/*.npy'))
-        assert kept.bytes == feature_bytes(model, len(pairs), (64, 96), flip=flip) and 0 <= on_disk - kept.bytes < 5*200
+        assert kept.bytes == feature_bytes(model, len(pairs), (64, 96), flip=flip, stage=kept.stage)
+        assert 0 <= on_disk - kept.bytes < 8*200
 
 
 @each_model
@@ -157,10 +165,35 @@ def test_made_once_and_whenever_something_changed(pairs, tmp_path, monkeypatch):
     assert computed(flip=True) and computed(dtype=torch.float32) and not computed()
     assert computed(pairs=Pairs(pairs.data, (64, 64), cache=True))
     assert computed(pairs=Pairs(pairs.data.subset([1, 2]), (64, 96), cache=True))
-    with torch.no_grad(): model.encoder.conv_stem.weight[0, 0, 0, 0] += 1e-3
+    with torch.no_grad(): model.encoder.stem_0.conv.weight[0, 0, 0, 0] += 1e-3
     assert computed() and not computed()
-    model.encoder.bn1.running_var[0] *= 1.01
+    model.encoder.stem_0.bn.running_var[0] *= 1.01
     assert computed() and not computed()
+
+
+def test_a_frozen_neck_is_not_computed_again(pairs, tmp_path, monkeypatch):
+    model = make('core')
+    kept = FeatureCache(model, pairs, tmp_path, dtype=torch.float32)
+    with torch.no_grad(): fresh = model(pairs[3]['rgb'][None])
+    monkeypatch.setattr(type(model), 'neck', lambda *_: pytest.fail('the neck ran'))
+    batch = next(iter(feature_loader(kept, 4)))
+    assert kept.stage == 'neck' and 'features' not in batch and len(batch['neck']) == len(kept[3]['neck']) == 7
+    assert torch.allclose(predict(model, batch)[3], fresh[0], rtol=1e-4)
+    predict(model, batch).mean().backward()
+    trained = {name for name, params in model.parameter_groups().items() if any(p.grad is not None for p in params)}
+    assert trained == {'decoder'}
+
+
+def test_a_neck_is_kept_only_while_frozen(pairs, tmp_path):
+    model = make('core')
+    before = encoder_key(model, 'neck')
+    with torch.no_grad(): model.net.neck.fusion_stage.layers[0].projection.bias += 1e-3
+    assert encoder_key(model, 'neck') != before and encoder_key(model) == encoder_key(make('core'))
+    assert FeatureCache(model, pairs, tmp_path).stage == 'neck'
+    unfreeze(model, 'neck')
+    assert FeatureCache(model, pairs, tmp_path).stage == 'encoder'
+    model.train()
+    assert model.net.neck.training and not any(m.training for layer in model.encoder_layers() for m in layer)
 
 
 def test_settings_are_part_of_the_key():

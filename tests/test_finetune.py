@@ -289,9 +289,13 @@ def test_schedules_of_every_model(name, folder):
     from synthdepth.models import unfreeze
     from synthdepth.recipes import apply_freezing
     from synthdepth.steps import make_optimizer, recompute_activations, start_accelerator, train_step
-    n = len(make(name).parameter_groups()) - 1
+    names = list(make(name).parameter_groups())
+    n = sum(k.startswith('encoder') for k in names)
+    rest = set(names[n:])
+    assert rest == ({'neck', 'decoder'} if name == 'zoedepth' else {'decoder'})
     x = dict(rgb=torch.rand(2, 3, 64, 96), depth=torch.rand(2, 64, 96) + 1, valid=torch.ones(2, 64, 96, dtype=torch.bool))
     for changes, live in ((dict(frozen='encoder'), [set()]*3), (dict(), [set(range(n))]*3),
+                          *([(dict(frozen='encoder,neck'), [set()]*3)] if 'neck' in rest else []),
                           (dict(frozen='encoder', unfreeze=[[2, 1], [3, 3]]), [set(), {n-1}, {n-1, n-2, n-3}])):
         model = make(name)
         unfreeze(model)
@@ -299,11 +303,12 @@ def test_schedules_of_every_model(name, folder):
         recipe = make_recipe('corrected', epochs=3, layer_decay=.5, **changes)
         optimizer, accelerator = make_optimizer(model, recipe, torch.device('cpu')), start_accelerator(recipe)
         recompute_activations(model, accelerator)
-        assert len(optimizer.param_groups) == 1 + max(map(len, live))
+        trained = rest - set(recipe.frozen.split(','))
+        assert len(optimizer.param_groups) == len(trained) + max(map(len, live))
         for epoch, layers in enumerate(live, 1):
             before = {k: [p.detach().clone() for p in ps] for k, ps in groups.items()}
             trainable = apply_freezing(model, recipe, epoch)
-            expected = {'decoder', *(f'encoder.{i}' for i in layers)}
+            expected = trained | {f'encoder.{i}' for i in layers}
             assert trainable == sum(p.numel() for k in expected for p in groups[k])
             assert train_step(model, [(x, [2], 2)], optimizer, recipe, accelerator)[1]
             moved = {k for k, ps in groups.items() if not all(torch.equal(a, b) for a, b in zip(ps, before[k]))}

@@ -82,13 +82,14 @@ def test_groups_hold_every_parameter_once_from_input_to_output(name):
     groups = model.parameter_groups()
     ids = [id(p) for params in groups.values() for p in params]
     assert sorted(ids) == sorted({id(p) for p in model.parameters()})
-    n = len(groups) - 1
-    assert list(groups) == [f'encoder.{i}' for i in range(n)] + ['decoder']
-    assert n == dict(tiny=6, fastdepth=14, zoedepth=5)[name]
+    n = dict(tiny=5, fastdepth=14, zoedepth=5)[name]
+    neck = ['neck'] if name == 'zoedepth' else []
+    assert list(groups) == [*(f'encoder.{i}' for i in range(n)), *neck, 'decoder']
     assert all(groups.values())
     if name == 'zoedepth':
-        decoder = {id(p) for p in groups['decoder']}
-        assert not any(id(p) in decoder for p in model.net.backbone.parameters())
+        assert {id(p) for p in groups['decoder']} == {id(p) for p in model.net.metric_head.parameters()}
+        core = [*model.net.neck.parameters(), *model.net.relative_head.parameters()]
+        assert {id(p) for p in groups['neck']} == {id(p) for p in core}
 
 
 @each_model
@@ -106,7 +107,10 @@ def test_features_can_be_stored_between_the_halves(name):
     with torch.no_grad():
         features = [f.clone(memory_format=torch.contiguous_format) for f in model.encode(rgb)]
         assert all(len(f) == 2 for f in features)
-        assert torch.allclose(model.decode(features, (50, 70)), model(rgb), rtol=1e-5, atol=1e-6)
+        fused = model.neck(features, (50, 70))
+        assert all(len(f) == 2 for f in fused)
+        for stage, given in (('encoder', features), ('neck', fused)):
+            assert torch.allclose(model(given, size=(50, 70), stage=stage), model(rgb), rtol=1e-5, atol=1e-6)
 
 
 @each_model
@@ -141,7 +145,7 @@ def test_what_cannot_be_rgb_is_refused(bad, says):
 def test_a_frozen_encoder_stands_still_in_training(name):
     model = make(name)
     sizes = counts(model)
-    assert freeze(model, 'encoder') == sum(v for k, v in sizes.items() if k != 'decoder')
+    assert freeze(model, 'encoder') == sum(v for k, v in sizes.items() if k.startswith('encoder'))
     frozen = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     model.train()
@@ -152,7 +156,7 @@ def test_a_frozen_encoder_stands_still_in_training(name):
     model(rgb).mean().backward()
     optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(features, model.encode(rgb)))
-    assert not torch.equal(model.decode(features, size), make(name).train().decode(features, size))
+    assert not torch.equal(model(features, size=size), make(name).train()(features, size=size))
     encoder = {id(p) for p in parameters_in(model, 'encoder')}
     assert all(torch.equal(frozen[n], p) for n, p in model.named_parameters() if id(p) in encoder)
     assert all(p.grad is None for p in parameters_in(model, 'encoder'))
@@ -162,7 +166,7 @@ def test_a_frozen_encoder_stands_still_in_training(name):
 def test_unfreezing_layer_by_layer(name):
     model = make(name)
     sizes = counts(model)
-    last = len(sizes) - 2
+    last = sum(k.startswith('encoder') for k in sizes) - 1
     freeze(model, 'encoder')
     model.train()
     for i in range(last, -1, -1):
@@ -329,7 +333,7 @@ def test_the_checkpoints_own_processor_is_followed(tmp_path, change):
 
 
 def test_two_heads_vote_for_each_picture_alone():
-    model, rgb = make('zoedepth', **TWO_HEADS), torch.cat([as_batch(photo(96, 96, seed=i)) for i in range(3)])
+    model, rgb = make('zoedepth', **TWO_HEADS).double(), torch.cat([as_batch(photo(96, 96, seed=i)) for i in range(3)]).double()
     with torch.no_grad(): assert torch.allclose(model(rgb), torch.cat([model(x[None]) for x in rgb]), rtol=1e-4)
 
 
