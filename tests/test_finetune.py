@@ -322,11 +322,14 @@ def test_layers_learn_at_their_own_rates(folder, tmp_path):
     assert rates == sorted(rates) and np.isclose(rates[-1]/rates[-2], 2) and rates[-1] == 1e-3
 
 
-def test_features_computed_once_give_the_same_losses(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize('name, changes', [('tiny', dict(frozen='encoder')), ('core', dict(frozen='encoder,neck', lr=1e-4))])
+def test_features_computed_once_give_the_same_losses(name, changes, folder, tmp_path, monkeypatch):
+    from test_features import make
     monkeypatch.setenv('SYNTHDEPTH_CACHE', str(tmp_path/'cache'))
-    options = QUICK | dict(frozen='encoder', jitter=0.)
+    options = QUICK | dict(jitter=0.) | changes
     recipes = [make_recipe('corrected', **options, cache_features=kept) for kept in (False, True)]
-    logs = [finetune(create_model('tiny'), folder, r, tmp_path/f'run-{r.cache_features}', progress=False) for r in recipes]
+    logs = [finetune(make(name), folder, r, tmp_path/f'run-{r.cache_features}', progress=False) for r in recipes]
+    assert logs[0].train_loss[1:].nunique() == 3
     assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-3)
     assert np.allclose(logs[0].valid_loss, logs[1].valid_loss, rtol=1e-3) and any((tmp_path/'cache').iterdir())
 
