@@ -151,7 +151,7 @@ def train_step(net, parts: list, optimizer, recipe: Recipe, accelerator) -> tupl
             with _one_norm(accelerator): loss, _ = _loss(net, batch, recipe, sizes, accelerator.process_index)
             accelerator.backward(loss*(share*count))
         total = total + loss.detach()*share
-    norm = accelerator.clip_grad_norm_(net.parameters(), recipe.clip)
+    norm = accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group['params']], recipe.clip)
     loss, norm = torch.stack([total, torch.as_tensor(0. if norm is None else norm, device=total.device)]).tolist()
     fine = math.isfinite(loss) and math.isfinite(norm)
     if fine or accelerator.scaler is not None: optimizer.step()  # a scaler skips, and lowers its scale, by itself
