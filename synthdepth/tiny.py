@@ -127,6 +127,7 @@ class Tiny(DepthModel):
         bins: int = 16, # per pixel
     ):
         super().__init__(size=list(size), encoder=encoder, widths=list(widths), bins=bins)
+        if 'vovnet' not in encoder: raise ValueError(f'tiny: encoder is {encoder!r}, expected a VoVNet of timm')
         self.size = tuple(size)
         self.encoder = timm.create_model(encoder, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))
         self.decoder = Decoder(self.encoder.feature_info.channels(), widths)

@@ -53,7 +53,8 @@ class ZoeDepth(DepthModel):
         self.net, self.processor = net, processor
 
     def settings(self):
-        return dict(backbone=self.net.backbone.config.to_dict(), processor=self.processor.to_dict())
+        network = {k: v for k, v in self.net.config.to_dict().items() if k != '_name_or_path'}
+        return dict(network=network, processor=self.processor.to_dict())
 
     def encoder_layers(self):
         backbone = self.net.backbone

@@ -201,6 +201,9 @@ def test_settings_are_part_of_the_key():
     before = encoder_key(model)
     model.processor.size = dict(height=96, width=96)
     assert encoder_key(model) != before
+    before = encoder_key(model, 'neck')
+    model.net.config.readout_type = 'ignore'  # neither a weight nor a module tells
+    assert encoder_key(model, 'neck') != before
 
 
 def test_training_mode_comes_back_and_dropout_is_off(pairs, tmp_path):

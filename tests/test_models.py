@@ -285,6 +285,11 @@ def test_shipped_weights():
     assert .1 < depth.min() and depth.max() < 30
 
 
+def test_tiny_of_another_architecture_is_refused():
+    with pytest.raises(ValueError, match="encoder is 'mobilenetv4_conv_small', expected a VoVNet"):
+        create_model('tiny', 'none', encoder='mobilenetv4_conv_small')
+
+
 def test_every_parameter_of_tiny_learns():
     model = make('tiny').train()
     model(pictures(2, 64, 96)).log().var().backward()
