@@ -26,7 +26,7 @@ from .losses import silog_loss
 from .metrics import evaluate_batch, summarise
 from .models import DepthModel
 from .parallel import GlobalBatchNorm, epoch_order, gather, plan_epoch
-from .preprocess import Ahead, Pairs, collate
+from .preprocess import collate
 from .recipes import FinetuneError, Recipe, change, choose_precision, draw_changes, optimizer_groups
 
 # %% ../nbs/06f_steps.ipynb #06f-008
@@ -185,7 +185,6 @@ def train_batches(
     me, count, cached = accelerator.process_index, accelerator.num_processes, isinstance(pairs, FeatureCache)
     plan = plan_epoch(epoch_order(len(pairs), recipe.seed, epoch), recipe.batch_size, recipe.accumulate, count)[start:]
     indices = [part[me] or part[0][:1] for step in plan for part in step]
-    if not workers and isinstance(pairs, Pairs) and not pairs.cache: indices = Ahead(indices, pairs)
     batches = iter(DataLoader(pairs, batch_sampler=indices, collate_fn=collate, num_workers=workers,
                               generator=torch.Generator(), pin_memory=accelerator.device.type == 'cuda'))
     for step in plan:
