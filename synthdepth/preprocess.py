@@ -142,7 +142,7 @@ def _read_codes(data: DepthData, i: int, size: tuple | None, centre: float) -> t
     usual = [p.mode for p in pictures] == ['RGB', _MODE[data.format.bit_depth]] and pictures[1].size == (width, height)
     if unknown or not usual:
         data[i]  # complains if there is reason to
-        pictures = [Image.fromarray(read_rgb(c.rgb)), Image.fromarray(read_raw(c.depth, data.format).astype(np.uint16))]
+        pictures = [read_rgb(c.rgb), read_raw(c.depth, data.format).astype(np.uint16)]
     top, left, h, w = _box((height, width), centre)
     rgb, depth = (np.array(p)[top:top + h, left:left + w] for p in pictures)
     if size not in (None, (h, w)): depth = depth[_picks(h, size[0])[:, None], _picks(w, size[1])]

@@ -78,16 +78,16 @@ class ZoeDepth(DepthModel):
 
     def neck_layers(self): return [self.net.neck, self.net.relative_head]
 
+    def _padded(self, size): return tuple(n + 2*p for n, p in zip(size, padding(size, self.processor)))
+
     def neck(self, features, size):
-        padded = tuple(n + 2*p for n, p in zip(size, padding(size, self.processor)))
-        patches = [n//self.net.patch_size for n in network_size(padded, self.processor)]
+        patches = [n//self.net.patch_size for n in network_size(self._padded(size), self.processor)]
         fused, bottleneck = self.net.neck(features, *patches)
         relative, last = self.net.relative_head(fused)
         return [*fused, bottleneck, relative, last]
 
     def decode(self, features, size):
-        pads = padding(size, self.processor)
-        padded = tuple(n + 2*p for n, p in zip(size, pads))
+        pads, padded = padding(size, self.processor), self._padded(size)
         several_heads = len(self.net.config.bin_configurations) > 1
         batches = zip(*(f.split(1) for f in features)) if several_heads else [features]
         depth = torch.cat([self._head(*batch) for batch in batches]).float()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from test_features import enliven
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
@@ -102,13 +103,10 @@ SHAPED = dict(backbone_config=dict(model_type='beit', image_size=384, hidden_siz
               bin_embedding_dim=32)
 
 
-@torch.no_grad()
 def make(name, config):
     torch.manual_seed(0)
     model = create_model(name, 'none', **config)
-    if name == 'zoedepth':  # transformers' random weights let everything fade away, below half precision
-        for p in model.parameters():
-            if p.ndim > 1: p.normal_(std=p[0].numel()**-.5)
+    if name == 'zoedepth': enliven(model)  # or its features fade away, below half precision
     return model
 
 
