@@ -215,12 +215,12 @@ def radiance(
 ) -> np.ndarray:    # (H,W,3) float32 linear radiance
     "Trace a picture."
     import mitsuba as mi
+    from synthdepth.paths import CERTAIN, LONGEST, trace
     if mi.variant().startswith('scalar'):
-        path = mi.load_dict(dict(type='path', max_depth=8, rr_depth=3))
+        path = mi.load_dict(dict(type='path', max_depth=LONGEST, rr_depth=CERTAIN))
         x = mi.render(mi_scene, sensor=sensor, integrator=path, spp=spp, seed=seed%2**32)
         colour = np.ascontiguousarray(np.array(x, dtype=np.float32)[..., :3])
         return _denoiser().denoise(colour, hdr=True) if denoise else colour
-    from synthdepth.paths import trace
     found = trace(mi_scene, sensor, sensor.film().size()[::-1], spp, seed%2**32)
     colour, albedo, normal = (np.ascontiguousarray(found[..., k:k+3]) for k in (0, 3, 6))
     return _denoiser().denoise(colour, albedo=albedo, normal=normal, hdr=True) if denoise else colour

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 SIZE, SCENES, REFERENCE = (256, 256), int(os.environ.get('BENCH_SCENES', 4)), 512
-VIEWS, COMPARED = 15, 2  # of a scene, that share its loading; of them with known quality, and in Cycles the only ones
+VIEWS, COMPARED = 15, 2  # of a scene: that share its loading; that are compared, in Cycles the only ones rendered
 UPRIGHT = np.array([[1., 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # y up becomes Blender's z up
 OURS, THEIRS = (4, 8, 16), (4, 8, 16, 32)
 
