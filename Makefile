@@ -25,7 +25,7 @@ lab: $(INSTALLED)  ## JupyterLab on the notebooks
 
 notebooks: $(INSTALLED)  ## after editing: export, run and clean every notebook, renew README.md
 	nbdev_export
-	cd nbs && for n in *.ipynb; do jupyter nbconvert --to notebook --execute --inplace $$n || exit 1; done
+	for n in nbs/[0-9]*/*.ipynb nbs/*.ipynb; do jupyter nbconvert --to notebook --execute --inplace $$n || exit 1; done
 	nbdev_clean
 	$(MAKE) readme
 

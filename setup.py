@@ -18,8 +18,9 @@ setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description
       long_description=Path('README.md').read_text(encoding='utf-8') if Path('README.md').exists() else '',
       long_description_content_type='text/markdown',
       packages=find_packages(include=['synthdepth', 'synthdepth.*']),
-      package_data={'synthdepth': ['weights/*', 'static/*']},
-      data_files=[('share/synthdepth/nbs', sorted(map(str, Path('nbs').glob('*.ipynb'))))],
+      package_data={'synthdepth.models': ['weights/*'], 'synthdepth.inspector': ['static/*']},
+      data_files=[(f'share/synthdepth/{chapter}', sorted(map(str, chapter.glob('*.ipynb'))))
+                  for chapter in [Path('nbs'), *sorted(Path('nbs').glob('[0-9]_*'))]],
       install_requires=lines('requirements'),
       extras_require={'dev': lines('dev_requirements')},
       entry_points={'console_scripts': lines('console_scripts'), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]})

@@ -12,7 +12,7 @@ from scipy import ndimage, signal
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import toy_capture  # noqa: E402
 
-from synthdepth.corruptions import CORRUPTIONS, _disc, _streaks, corrupt  # noqa: E402
+from synthdepth.evaluation.corruptions import CORRUPTIONS, _disc, _streaks, corrupt  # noqa: E402
 
 RNG = np.random.default_rng(0)
 

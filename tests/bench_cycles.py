@@ -28,9 +28,7 @@ OURS, THEIRS = (4, 8, 16), (4, 8, 16, 32)
 
 def export(folder: Path, scene):
     "Triangles, looks and cameras of a scene, for an interpreter that knows nothing of this project."
-    from synthdepth.assets import MATERIALS
-    from synthdepth.render import place, sky
-    from synthdepth.scenes import camera_pose, sun_direction
+    from synthdepth.scenes import MATERIALS, camera_pose, place, sky, sun_direction
     arrays, looks = {}, {}
     for name in sorted({o.material for o in scene.objects}):
         parts = [place(o) for o in scene.objects if o.material == name]
@@ -149,7 +147,7 @@ def blender(folder: Path):
 
 
 def psnr(x, truth) -> float:
-    from synthdepth.render import exposure, tone_map
+    from synthdepth.scenes import exposure, tone_map
     gain = exposure(truth)
     return float(10*np.log10(255**2/np.mean((tone_map(x, gain).astype(float) - tone_map(truth, gain))**2)))
 
@@ -158,7 +156,8 @@ def ours(scenes, send):
     "Samples -> (seconds per capture, PSNR) of each scene, after another has compiled the kernels; in a process of its own."
     import drjit as dr
     import mitsuba as mi
-    from synthdepth.render import _aim, _sensor, _turn_sun, build, choose_variant, radiance, z_depth
+    from synthdepth.scenes.render import _aim, _sensor, _turn_sun, build, choose_variant, radiance
+    from synthdepth.scenes.render import z_depth
     variant, found = choose_variant(), []
     dr.set_thread_count(1)
 
@@ -237,8 +236,7 @@ def table(name: str, found: list[dict], cores: int) -> list[tuple]:
 
 
 def main(python: str):
-    from synthdepth.render import choose_variant
-    from synthdepth.scenes import factors, sample_scene
+    from synthdepth.scenes import choose_variant, factors, sample_scene
     os.environ.update(OIDN_NUM_THREADS='1', OIDN_SET_AFFINITY='0')
     cores = min(2, os.cpu_count())
     choose_variant()

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthdepth.models import create_model
-from synthdepth.recipes import apply_freezing, choose_precision, make_recipe
-from synthdepth.steps import make_optimizer, start_accelerator, train_batches, train_step
+from synthdepth.training import apply_freezing, choose_precision, make_optimizer, make_recipe
+from synthdepth.training import start_accelerator, train_batches, train_step
 
 SMALL = dict(backbone_config=dict(model_type='beit', image_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
                                   num_attention_heads=4, use_relative_position_bias=True, reshape_hidden_states=False,

@@ -11,7 +11,7 @@ from toy import write_synthdepth
 
 SIZE, CAPTURES, STEPS = (480, 640), 3000, 20
 IMPORTS = '''import time
-from synthdepth.inspect import DepthInspector
+from synthdepth.inspector import DepthInspector
 from synthdepth.models import create_model
 tiny = create_model('tiny')
 models = {'tiny': tiny, 'mirrored': lambda rgb: tiny(rgb.flip(-1)).flip(-1)}'''

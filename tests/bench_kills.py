@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import matplotlib
-from synthdepth.render import render_dataset
+from synthdepth.scenes import render_dataset
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402

@@ -19,9 +19,8 @@ SCRIPT = '''
 import sys, torch
 torch.set_num_threads(1)
 from bench_resume import toy
-from synthdepth.finetune import finetune
+from synthdepth.training import finetune, make_recipe
 from synthdepth.models import create_model
-from synthdepth.recipes import make_recipe
 data, *jobs = sys.argv[1:]
 for job in jobs:
     name, out, options = job.split('|')

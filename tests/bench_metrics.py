@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import toy_capture  # noqa: E402
 
-from synthdepth.boundaries import RATIOS, boundary_f1, edge_metrics, normal_metrics, ordinal_metrics  # noqa: E402
+from synthdepth.metrics import RATIOS, boundary_f1, edge_metrics, normal_metrics, ordinal_metrics  # noqa: E402
 from synthdepth.metrics import depth_metrics  # noqa: E402
 
 N, SIZE = 8, (480, 640)

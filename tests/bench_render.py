@@ -8,7 +8,8 @@ import warnings
 
 import numpy as np
 
-from synthdepth.render import _sensor, _usable, build, choose_variant, exposure, radiance, render_dataset, tone_map
+from synthdepth.scenes.render import _sensor, _usable, build, choose_variant, exposure, radiance
+from synthdepth.scenes.render import render_dataset, tone_map
 from synthdepth.scenes import factors, sample_scene
 
 CORES = min(2, os.cpu_count())

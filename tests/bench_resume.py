@@ -18,10 +18,8 @@ import torch._dynamo  # the optimiser imports it, for a second; here once for al
 from toy import write_synthdepth
 from torch import nn
 
-from synthdepth.checkpoints import checkpoints
-from synthdepth.finetune import finetune
+from synthdepth.training import list_checkpoints, finetune, make_recipe
 from synthdepth.models import DepthModel, create_model, register
-from synthdepth.recipes import make_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,7 +84,7 @@ def attempt(data: Path, run: Path, epochs: int, delay: float, early: bool) -> tu
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1]), time.perf_counter() - begin
 
 
-def position(run: Path) -> str: return checkpoints(run)[-1].name if checkpoints(run) else 'nothing'
+def position(run: Path) -> str: return list_checkpoints(run)[-1].name if list_checkpoints(run) else 'nothing'
 
 
 def measure(kills: int, folder: Path, epochs: int = 20, seed: int = 0) -> pd.DataFrame:

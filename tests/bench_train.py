@@ -11,14 +11,11 @@ from test_features import enliven
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from synthdepth.data import open_data
-from synthdepth.features import FeatureCache
-from synthdepth.losses import silog_loss
-from synthdepth.metrics import evaluate_batch
-from synthdepth.models import create_model
-from synthdepth.preprocess import Pairs, loader
-from synthdepth.recipes import apply_freezing, make_recipe
-from synthdepth.steps import make_optimizer, start_accelerator, train_batches, train_step
+from synthdepth.data import Pairs, loader, open_data
+from synthdepth.models import FeatureCache, create_model
+from synthdepth.metrics import evaluate_batch, silog_loss
+from synthdepth.training import apply_freezing, make_optimizer, make_recipe, start_accelerator
+from synthdepth.training import train_batches, train_step
 
 
 class Published(Dataset):

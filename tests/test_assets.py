@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from synthdepth.assets import KINDS, MATERIALS, SHAPES, shape_mesh
-from synthdepth.scenes import PRESETS, Factors, factors, from_json, sample_scene, to_json
+from synthdepth.scenes import KINDS, MATERIALS, PRESETS, SHAPES, Factors, factors, from_json
+from synthdepth.scenes import sample_scene, shape_mesh, to_json
 
 CLOSED = [n for n in SHAPES if n not in KINDS['light']]
 

@@ -3,10 +3,9 @@ import pytest
 import torch
 from toy import write_synthdepth
 
-from synthdepth.augment import Augment, augment_batch, crop_resize, draw, flips, recolour
-from synthdepth.data import open_data
-from synthdepth.features import turn
-from synthdepth.preprocess import loader
+from synthdepth.data import Augment, augment_batch, crop_resize, draw, flips, loader, open_data
+from synthdepth.data import recolour
+from synthdepth.models import turn
 
 ALL = Augment(flip=True, brightness=.3, contrast=.3, saturation=.4, hue=.1, gamma=.3, crop=.5)
 

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from toy import toy_capture
 
 from synthdepth import boundaries
-from synthdepth.boundaries import (GEOMETRY, RATIOS, _contour_counts, _nearest, boundary_f1,
-                                   discontinuities, edge_distance, edge_metrics, geometry_metrics, normal_metrics,
-                                   ordinal_metrics, surface_normals)
-from synthdepth.image_metric import ImageMetric
-from synthdepth.metrics import METRICS, evaluate_batch
+from synthdepth.metrics.boundaries import GEOMETRY, RATIOS, _contour_counts, _nearest, boundary_f1
+from synthdepth.metrics.boundaries import discontinuities, edge_distance, edge_metrics
+from synthdepth.metrics.boundaries import geometry_metrics, normal_metrics, ordinal_metrics
+from synthdepth.metrics.boundaries import surface_normals
+from synthdepth.metrics import METRICS, ImageMetric, evaluate_batch
 
 CAMERA = torch.tensor([55., 52., 31., 25.])
 

@@ -21,7 +21,7 @@ from toy import write_synthdepth
 
 from synthdepth.data import open_data
 from synthdepth.models import create_model
-from synthdepth.recipes import RECIPES
+from synthdepth.training import RECIPES
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed (pip install synthdepth[dev])')
 pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')

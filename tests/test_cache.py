@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 from toy import write_flat, write_synthdepth
 
-import synthdepth.cache as cache
-from synthdepth.cache import CacheError, cache_folder, cached_arrays, clear_caches, files_state, list_caches
-from synthdepth.data import DataError, open_data
-from synthdepth.preprocess import Pairs, loader, preprocess
+import synthdepth.data.cache as cache
+from synthdepth.data import CacheError, DataError, Pairs, cache_folder, cached_arrays, clear_caches
+from synthdepth.data import files_state, list_caches, loader, open_data, preprocess
 
 SPEC = dict(x=((5, 3), 'float32'))
 ABOUT = dict(what='fives', n=5)
@@ -217,7 +216,7 @@ def test_workers_open_the_cache_for_themselves(data, tmp_path):
 
 
 def test_packed_data(data, tmp_path):
-    from synthdepth.share import open_packed, pack
+    from synthdepth.data import open_packed, pack
     pack(data.root, tmp_path/'packed')
     packed = open_packed(tmp_path/'packed')
     assert equal(Pairs(packed, 16, cache=tmp_path/'kept')[5], Pairs(data, 16)[5])

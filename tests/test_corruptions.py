@@ -8,7 +8,8 @@ from PIL import Image
 from toy import toy_capture
 from torch.nn import functional as F
 
-from synthdepth.corruptions import CORRUPTIONS, Draw, _disc, _filter, _gauss, _streaks, corrupt
+from synthdepth.evaluation.corruptions import CORRUPTIONS, Draw, _disc, _filter, _gauss, _streaks
+from synthdepth.evaluation.corruptions import corrupt
 
 NAMES = list(CORRUPTIONS)
 

@@ -9,22 +9,9 @@ import pytest
 from PIL import Image
 from toy import published_code, toy_capture, write_flat, write_synthdepth, write_tasks
 
-from synthdepth.check import check_data
-from synthdepth.data import (
-    DataError,
-    DepthFormat,
-    Intrinsics,
-    check_split,
-    colour_depth,
-    depth_to_distance,
-    distance_to_depth,
-    open_data,
-    read_depth,
-    read_rgb,
-    show_pairs,
-    split_by_scene,
-    split_over_images,
-)
+from synthdepth.data import DataError, DepthFormat, Intrinsics, check_data, check_split
+from synthdepth.data import colour_depth, depth_to_distance, distance_to_depth, open_data
+from synthdepth.data import read_depth, read_rgb, show_pairs, split_by_scene, split_over_images
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from bench_losses import ACCELERATE, SCRIPT, TORCHRUN, launch
 from bench_resume import toy  # noqa: F401  registers the model 'toy'
 from toy import write_synthdepth
 
-from synthdepth.checkpoints import checkpoints
+from synthdepth.training import list_checkpoints
 from synthdepth.models import load_model
 
 JOBS = dict(toy="('toy', 'none')|{}", accumulated="('toy', 'none')|dict(accumulate=3)",
@@ -53,7 +53,7 @@ def test_signal_to_two_processes_and_resume(runs, tmp_path):
     out = tmp_path/'run'
     job = f"('toy', 'none')|{out}|dict(epochs=20)"
     p = launch(TORCHRUN, runs/'train.py', runs/'set', job, stderr=subprocess.DEVNULL)
-    while p.poll() is None and not checkpoints(out): time.sleep(.05)
+    while p.poll() is None and not list_checkpoints(out): time.sleep(.05)
     p.send_signal(signal.SIGTERM)
     assert p.wait(60) != 0
     said = json.loads((out/'status.json').read_text())

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthdepth.check import check_data
-from synthdepth.data import depth_to_distance, open_data
-from synthdepth.doctor import agreement, exchanged, misfit, signs
-from synthdepth.render import render_dataset
+from synthdepth.data import agreement, check_data, depth_to_distance, exchanged, misfit, open_data
+from synthdepth.data import signs
+from synthdepth.scenes import render_dataset
 
 
 @pytest.fixture(scope='module', params=['rooms', 'abstract'])

@@ -10,13 +10,12 @@ from toy import write_synthdepth
 from torch import nn
 
 from synthdepth.data import open_data
-from synthdepth.evaluate import (compare, evaluate_model, evaluate_models, evaluate_run, prediction_grid, report, show_table,
-                                 write_results)
-from synthdepth.finetune import finetune
+from synthdepth.evaluation import Constant, SentinelError, bootstrap, compare, score_pictures
+from synthdepth.evaluation import evaluate_all, evaluate_model, evaluate_models, evaluate_run
+from synthdepth.evaluation import find_faults, prediction_grid, report, show_table
+from synthdepth.evaluation import trivial_predictors, write_results
+from synthdepth.training import finetune, make_recipe
 from synthdepth.models import create_model, load_model
-from synthdepth.recipes import make_recipe
-from synthdepth.scores import Constant, SentinelError, bootstrap, evaluate, evaluate_all, trivial_predictors
-from synthdepth.sentinels import find_faults
 
 
 class Oracle(nn.Module):
@@ -37,7 +36,7 @@ def data(tmp_path_factory):
 
 
 def test_perfect_predictions_score_perfectly(data):
-    rows = evaluate(Oracle(data), data)
+    rows = score_pictures(Oracle(data), data)
     assert len(rows) == len(data) and rows.d1.min() == 1 and rows.abs_rel.max() < 1e-6
     assert rows.attrs['protocol'].startswith('metric: ')
 
@@ -68,7 +67,7 @@ def test_one_scene_has_no_interval():
 
 def test_improvement_is_paired_and_signed(data):
     factors = {'original': .7, 'fine-tuned': .9}
-    scores = {name: evaluate(Oracle(data, lambda d, k=k: k*d), data) for name, k in factors.items()}
+    scores = {name: score_pictures(Oracle(data, lambda d, k=k: k*d), data) for name, k in factors.items()}
     table = compare(scores)
     for metric in ('d1', 'abs_rel', 'rmse', 'mae'):
         assert table.loc[('improvement', metric), 'low'] > 0, metric
@@ -151,7 +150,7 @@ def test_a_dataset_is_read_once_for_all_models(data):
     models = {'a': Constant(2.), 'b': healthy(data, .1), 'c': Constant(3.)}
     scores = evaluate_all(models, Counted(**vars(data)), geometry=True)
     assert sorted(read) == list(range(len(data)))
-    for name, model in models.items(): pd.testing.assert_frame_equal(scores[name], evaluate(model, data, geometry=True))
+    for name, model in models.items(): pd.testing.assert_frame_equal(scores[name], score_pictures(model, data, geometry=True))
 
 
 def test_too_few_scenes_show_no_difference_and_intervals_stay_possible(data):
@@ -202,7 +201,7 @@ def test_a_table_shows_no_difference_without_its_interval(data):
 
 def test_prediction_that_is_not_finite_is_named(data):
     with pytest.raises(ValueError, match='not a finite number'):
-        evaluate(Oracle(data, lambda d: d*np.nan), data)
+        score_pictures(Oracle(data, lambda d: d*np.nan), data)
 
 
 def test_grid_survives_a_picture_without_truth(data):
@@ -214,5 +213,5 @@ def test_grid_survives_a_picture_without_truth(data):
         def subset(self, indices): return Blank(**vars(super().subset(indices)))
     blank = Blank(**vars(data))
     assert prediction_grid(blank, {'constant': Constant(2.)}, [0])
-    rows = evaluate(Constant(2.), blank)
+    rows = score_pictures(Constant(2.), blank)
     assert rows.abs_rel.isna().all() and 'no picture has a valid pixel' in find_faults(rows, 'metric')[0]

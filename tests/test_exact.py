@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from synthdepth.render import _sensor, build, choose_variant, place, z_depth
+from synthdepth.scenes.render import _sensor, build, choose_variant, place, z_depth
 from synthdepth.scenes import Object, Scene, View, camera_pose, factors, intrinsics, sample_scene
 
 SIZE = (96, 128)

@@ -3,13 +3,11 @@ import pytest
 import torch
 from toy import write_synthdepth
 
-import synthdepth.cache as cache
-from synthdepth.cache import CacheError
-from synthdepth.data import open_data
-from synthdepth.features import FeatureCache, encoder_key, feature_bytes, feature_loader, predict, turn
-from synthdepth.losses import silog_loss
-from synthdepth.models import create_model, freeze, unfreeze
-from synthdepth.preprocess import Pairs, loader
+import synthdepth.data.cache as cache
+from synthdepth.data import CacheError, Pairs, loader, open_data
+from synthdepth.models import FeatureCache, create_model, encoder_key, feature_bytes, feature_loader
+from synthdepth.models import freeze, predict, turn, unfreeze
+from synthdepth.metrics import silog_loss
 
 BEIT = dict(model_type='beit', image_size=64, patch_size=16, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
             intermediate_size=32, out_indices=[1, 2, 3, 4], reshape_hidden_states=False, use_relative_position_bias=True,

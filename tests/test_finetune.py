@@ -16,12 +16,13 @@ from safetensors import SafetensorError
 from toy import write_synthdepth
 
 from synthdepth.data import open_data
-from synthdepth.checkpoints import checkpoints
-from synthdepth.finetune import finetune
+from synthdepth.training import RECIPES, FinetuneError, list_checkpoints, finetune, make_recipe
+from synthdepth.training import make_splits
 from synthdepth.models import create_model, load_model
-from synthdepth.recipes import RECIPES, FinetuneError, make_recipe, make_splits
+from synthdepth.runner import notebook_path
 
 ROOT = Path(__file__).resolve().parents[1]
+FINETUNE = str(notebook_path('finetune'))
 QUICK = dict(epochs=3, batch_size=4, height=64, width=64, lr=1e-3)
 
 
@@ -65,7 +66,7 @@ def test_best_weights_are_those_of_the_best_validation_epoch(folder, tmp_path):
     model = fresh()
     log = finetune(model, folder, make_recipe('corrected', **QUICK | dict(epochs=4, lr=3e-2)), tmp_path/'run', progress=False)
     best = int(log[log.epoch > 0].set_index('epoch').valid_loss.idxmin())
-    kept = load_model(next(p for p in checkpoints(tmp_path/'run') if p.name == f'epoch_{best:03d}'))
+    kept = load_model(next(p for p in list_checkpoints(tmp_path/'run') if p.name == f'epoch_{best:03d}'))
     assert torch.equal(weights_of(kept), weights_of(model))
 
 
@@ -81,7 +82,7 @@ def test_resumed_run_is_bit_identical(folder, tmp_path):
     whole = fresh()
     finetune(whole, folder, recipe, tmp_path/'whole', progress=False)
     shutil.copytree(tmp_path/'whole', tmp_path/'part')
-    for p in checkpoints(tmp_path/'part')[1:]: shutil.rmtree(p)
+    for p in list_checkpoints(tmp_path/'part')[1:]: shutil.rmtree(p)
     shutil.rmtree(tmp_path/'part'/'model')
     resumed = fresh()
     finetune(resumed, folder, recipe, tmp_path/'part', progress=False)
@@ -91,8 +92,7 @@ def test_resumed_run_is_bit_identical(folder, tmp_path):
 def test_killed_training_goes_on(folder, tmp_path):
     code = f'''
 import torch
-from synthdepth.finetune import finetune
-from synthdepth.recipes import make_recipe
+from synthdepth.training import finetune, make_recipe
 from synthdepth.models import create_model
 torch.manual_seed(1); torch.set_num_threads(1)
 recipe = make_recipe('corrected', **{QUICK!r})
@@ -102,7 +102,7 @@ finetune(create_model('tiny', 'none'), {str(folder)!r}, recipe, {str(tmp_path/"r
     run = [sys.executable, tmp_path/'go.py']
     for n in (1, 2):
         p = subprocess.Popen(run)
-        while p.poll() is None and len(checkpoints(tmp_path/'run')) < n: time.sleep(.02)
+        while p.poll() is None and len(list_checkpoints(tmp_path/'run')) < n: time.sleep(.02)
         p.send_signal(signal.SIGKILL)
         p.wait()
     subprocess.run(run, check=True)
@@ -114,7 +114,7 @@ def test_damaged_checkpoint_is_passed_over(folder, tmp_path, capsys):
     recipe = make_recipe('corrected', **QUICK)
     finetune(fresh(), folder, recipe, tmp_path/'run', progress=False)
     shutil.rmtree(tmp_path/'run'/'model')
-    last = checkpoints(tmp_path/'run')[-1]
+    last = list_checkpoints(tmp_path/'run')[-1]
     data = (last/'model.safetensors').read_bytes()
     (last/'model.safetensors').write_bytes(data[:len(data)//2])
     finetune(fresh(), folder, recipe, tmp_path/'run', progress=False)
@@ -147,7 +147,7 @@ def test_unknown_group_is_an_error(folder, tmp_path):
 
 
 def test_steps_that_are_not_finite_end_the_run(folder, tmp_path, monkeypatch):
-    import synthdepth.steps as module
+    import synthdepth.training.steps as module
     monkeypatch.setattr(module, 'silog_loss', lambda pred, *args: pred.mean()*np.nan)
     with pytest.raises(FinetuneError, match='not finite|finite loss'):
         finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(batch_size=1)), tmp_path/'run', progress=False)
@@ -160,7 +160,7 @@ def test_weights_that_do_not_change_are_an_error(folder, tmp_path, monkeypatch):
 
 
 def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path, monkeypatch):
-    import synthdepth.checkpoints as module
+    import synthdepth.training.checkpoints as module
     real, calls = module.save_file, []
     def full(*args, **kw):
         calls.append(1)
@@ -169,7 +169,7 @@ def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'save_file', full)
     with pytest.raises(FinetuneError, match='No space left on device; the previous one is kept'):
         finetune(fresh(), folder, make_recipe('corrected', **QUICK), tmp_path/'run', progress=False)
-    assert [p.name for p in checkpoints(tmp_path/'run')] == ['epoch_001']
+    assert [p.name for p in list_checkpoints(tmp_path/'run')] == ['epoch_001']
 
 
 def test_published_split_is_over_images(folder):
@@ -182,7 +182,7 @@ def test_published_split_is_over_images(folder):
 
 def papermill(tmp_path, *parameters):
     "papermill on the training notebook, as the README says."
-    command = [sys.executable, '-m', 'papermill', 'nbs/07_finetune.ipynb', str(tmp_path/'out.ipynb'), '-k', 'python3',
+    command = [sys.executable, '-m', 'papermill', FINETUNE, str(tmp_path/'out.ipynb'), '-k', 'python3',
                '--no-progress-bar', *parameters]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
 
@@ -227,7 +227,7 @@ def toy_run(folder, out, **options):
 
 
 def test_precision_follows_the_card(monkeypatch):
-    from synthdepth.recipes import choose_precision
+    from synthdepth.training import choose_precision
     assert [choose_precision(p) for p in ('auto', 'fp32', 'fp16', 'bf16')] == ['no', 'no', 'no', 'bf16']
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     for capability, expected in {(7, 0): 'fp16', (7, 5): 'fp16', (8, 0): 'bf16', (9, 0): 'bf16'}.items():
@@ -236,7 +236,7 @@ def test_precision_follows_the_card(monkeypatch):
 
 
 def test_losses_are_float32_whatever_the_precision(folder, tmp_path, monkeypatch):
-    import synthdepth.steps as module
+    import synthdepth.training.steps as module
     real, seen = module.silog_loss, set()
     def loss(pred, *args):
         seen.add(pred.dtype)
@@ -250,8 +250,8 @@ def test_losses_are_float32_whatever_the_precision(folder, tmp_path, monkeypatch
 
 
 def test_accumulated_gradient_is_the_mean_over_the_parts(folder, tmp_path, monkeypatch):
-    import synthdepth.finetune as module
-    from synthdepth.losses import silog_loss
+    import synthdepth.training.finetuning as module
+    from synthdepth.metrics import silog_loss
     real, seen = module.train_step, []
     def step(net, parts, optimizer, recipe, accelerator):
         if not seen:
@@ -277,7 +277,7 @@ def test_gradual_unfreezing(folder, tmp_path):
     sizes = {k: sum(p.numel() for p in v) for k, v in start.items()}
     last_first = [sizes['decoder'], sizes[f'encoder.{n-1}'], sizes[f'encoder.{n-2}']]
     assert list(log.trainable[1:]) == list(np.cumsum(last_first))
-    last = load_model(checkpoints(tmp_path/'run')[-1])
+    last = load_model(list_checkpoints(tmp_path/'run')[-1])
     moved = {k for k, v in last.parameter_groups().items() if not all(torch.equal(a, b) for a, b in zip(v, start[k]))}
     assert moved == {'decoder', f'encoder.{n-1}', f'encoder.{n-2}'}
 
@@ -287,8 +287,8 @@ def test_schedules_of_every_model(name, folder):
     "Frozen, nothing frozen, gradual, layer-wise: one real step in each epoch moves what should move, also with checkpointing."
     from test_features import make
     from synthdepth.models import unfreeze
-    from synthdepth.recipes import apply_freezing
-    from synthdepth.steps import make_optimizer, recompute_activations, start_accelerator, train_step
+    from synthdepth.training import apply_freezing, make_optimizer, recompute_activations
+    from synthdepth.training import start_accelerator, train_step
     names = list(make(name).parameter_groups())
     n = sum(k.startswith('encoder') for k in names)
     rest = set(names[n:])
@@ -317,7 +317,7 @@ def test_schedules_of_every_model(name, folder):
 
 def test_layers_learn_at_their_own_rates(folder, tmp_path):
     finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, layer_decay=.5)), tmp_path/'run', progress=False)
-    state = json.loads((checkpoints(tmp_path/'run')[-1]/'state.json').read_text())
+    state = json.loads((list_checkpoints(tmp_path/'run')[-1]/'state.json').read_text())
     rates = [g['lr'] for g in state['groups']]
     assert rates == sorted(rates) and np.isclose(rates[-1]/rates[-2], 2) and rates[-1] == 1e-3
 
@@ -335,7 +335,7 @@ def test_features_computed_once_give_the_same_losses(name, changes, folder, tmp_
 
 
 def test_features_that_lose_too_much_say_what_to_set(folder, tmp_path, monkeypatch):
-    from synthdepth.tiny import Tiny
+    from synthdepth.models import Tiny
     monkeypatch.setenv('SYNTHDEPTH_CACHE', str(tmp_path/'cache'))
     encode = Tiny.encode
     monkeypatch.setattr(Tiny, 'encode', lambda self, rgb: [f*1e6 for f in encode(self, rgb)])
@@ -369,7 +369,7 @@ def test_compiled_model_learns_the_same(folder, tmp_path):
 
 
 def test_batch_size_found_once(folder, tmp_path, monkeypatch):
-    import synthdepth.finetune as module
+    import synthdepth.training.finetuning as module
     monkeypatch.setattr(module, 'largest_batch', lambda *args: 5)
     log, _ = toy_run(folder, tmp_path/'run', batch_size='auto', epochs=1)
     assert json.loads((tmp_path/'run'/'run.json').read_text())['batch_size'] == 5 and log.steps.iloc[-1] == 4
@@ -406,7 +406,7 @@ def test_tensorboard_is_optional(folder, tmp_path):
 
 
 def test_few_bad_steps_are_counted_and_skipped(folder, tmp_path, monkeypatch):
-    import synthdepth.steps as module
+    import synthdepth.training.steps as module
     real, calls = module.silog_loss, []
     def loss(*args):
         calls.append(1)
@@ -418,7 +418,7 @@ def test_few_bad_steps_are_counted_and_skipped(folder, tmp_path, monkeypatch):
 
 
 def test_batch_size_by_the_memory_that_is_free(folder, tmp_path, monkeypatch):
-    import synthdepth.steps as module
+    import synthdepth.training.steps as module
     recipe = make_recipe('corrected', height=64, width=96, batch_size='auto')
     accelerator, model = module.start_accelerator(recipe), fresh()
     before, picture = weights_of(model), module._kept_bytes(lambda: model.train()(torch.rand(2, 3, 64, 96)))/2
@@ -432,8 +432,8 @@ def test_batch_size_by_the_memory_that_is_free(folder, tmp_path, monkeypatch):
 
 
 def test_a_second_process_is_refused(folder, tmp_path, monkeypatch):
-    import synthdepth.finetune as module
-    from synthdepth.record import hold_run
+    import synthdepth.training.finetuning as module
+    from synthdepth.training import hold_run
     toy_run(folder, tmp_path/'run')
     monkeypatch.setattr(module, 'hold_run', lambda run: hold_run(run, .3))
     hold = ('import fcntl, os, sys, time\nfcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX)\nprint("held", flush=True)\n'

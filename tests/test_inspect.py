@@ -17,16 +17,14 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from toy import write_synthdepth
 
-from synthdepth.browse import Browser, look_at_picture
-from synthdepth.canvas import COLOUR_MAPS, LAYOUTS, has_frontend, unpack
+from synthdepth.inspector import COLOUR_MAPS, GAP, HEAD, LAYOUTS, Browser, DepthInspector, Looks
+from synthdepth.inspector import PredictPanel, TrainingMonitor, compose, has_frontend
+from synthdepth.inspector import look_at_picture, open_run, show_folder, unpack, write_page
 from synthdepth.data import colour_depth, open_data, split_by_scene
-from synthdepth.inspect import DepthInspector
-from synthdepth.live import PredictPanel, TrainingMonitor, open_run, show_folder, write_page
-from synthdepth.look import GAP, HEAD, Looks, compose
 from synthdepth.metrics import METRICS
 from synthdepth.models import create_model
-from synthdepth.recipes import RECIPES, make_splits
-from synthdepth.scores import Constant, evaluate
+from synthdepth.training import RECIPES, make_splits
+from synthdepth.evaluation import Constant, score_pictures
 
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 
@@ -259,7 +257,7 @@ def test_stored_results_sort_without_predicting(data):
 
 
 def test_results_are_read_where_an_evaluation_left_them(data, tmp_path):
-    rows = evaluate(Constant(3.), data)
+    rows = score_pictures(Constant(3.), data)
     table = rows.assign(model='old', protocol=rows.attrs['protocol'])
     table.to_csv(tmp_path/'rows.csv', index=False)
     foggy = table.assign(corruption='fog', severity=2, rmse=table.rmse + 1)
@@ -294,7 +292,7 @@ def test_a_run_is_opened_with_its_splits_models_and_rows(data, tmp_path):
     splits = make_splits(data, recipe)
     assert {k: v.captures for k, v in found['data'].items()} == {k: v.captures for k, v in splits.items()}
     create_model('tiny').save(tmp_path/'model')
-    rows = evaluate(Constant(3.), splits['test'])
+    rows = score_pictures(Constant(3.), splits['test'])
     rows.assign(model='original', protocol=rows.attrs['protocol']).to_csv(tmp_path/'rows.csv', index=False)
     inspector = DepthInspector(**open_run(tmp_path)).choose(split='test', sort='rmse')
     assert list(inspector.looks.models) == ['original', 'fine-tuned'] and len(inspector.looks.scores['original']) == len(rows)
@@ -302,7 +300,7 @@ def test_a_run_is_opened_with_its_splits_models_and_rows(data, tmp_path):
 
 def test_what_a_folder_holds_is_shown_or_the_reason_said(data, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr('synthdepth.live.display', shown.append)
+    monkeypatch.setattr('synthdepth.inspector.monitor.display', shown.append)
     show_folder(data.root, ['tiny', tmp_path/'nothing'])
     kinds = [type(x).__name__ for x in shown]
     assert kinds == ['HTML', 'DepthInspector', 'HTML', 'HTML', 'PredictPanel'] and 'nothing: FileNotFoundError' in shown[2].data
@@ -507,7 +505,7 @@ class Person(NotebookClient):
 
 
 CELL = '''from synthdepth.data import open_data
-from synthdepth.inspect import DepthInspector
+from synthdepth.inspector import DepthInspector
 DepthInspector(open_data({root!r}), {{'near': lambda rgb: 2 + rgb.mean(1)}})'''
 
 

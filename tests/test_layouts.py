@@ -7,10 +7,7 @@ import pytest
 from PIL import Image
 from toy import toy_capture, write_synthdepth
 
-from synthdepth.check import check_data
-from synthdepth.data import LAYOUTS, DataError, open_data
-from synthdepth.layouts import associate
-from synthdepth.share import pack
+from synthdepth.data import LAYOUTS, DataError, associate, check_data, open_data, pack
 
 SIZE = (48, 64)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from synthdepth.losses import LOSSES, gradient_loss, masked_median, silog_loss, ssi_loss, standardise
+from synthdepth.metrics import LOSSES, gradient_loss, masked_median, silog_loss, ssi_loss
+from synthdepth.metrics import standardise
 
 
 def batch(b=2, h=16, w=20, seed=0, dtype=torch.float32):

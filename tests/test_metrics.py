@@ -9,24 +9,11 @@ import pytest
 import torch
 
 from synthdepth import metrics
-from synthdepth.align import align, fit_alignment
-from synthdepth.metrics import (
-    HIGHER_IS_BETTER,
-    METRICS,
-    PROTOCOLS,
-    SOURCES,
-    SUMS,
-    Protocol,
-    apply_protocol,
-    _on_device,
-    _on_processor,
-    for_loops,
-    crop_mask,
-    depth_metrics,
-    evaluate_batch,
-    get_protocol,
-    summarise,
-)
+from synthdepth.metrics import align, fit_alignment
+from synthdepth.metrics.protocols import HIGHER_IS_BETTER, METRICS, PROTOCOLS, SOURCES, SUMS
+from synthdepth.metrics.protocols import Protocol, _on_device, _on_processor, apply_protocol
+from synthdepth.metrics.protocols import crop_mask, depth_metrics, evaluate_batch, for_loops
+from synthdepth.metrics.protocols import get_protocol, summarise
 
 
 def batch(b=3, h=24, w=32, seed=0):

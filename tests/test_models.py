@@ -7,7 +7,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from synthdepth import models, tiny
-from synthdepth.models import create_model, freeze, load_model, load_weights, parameters_in, save_weights, unfreeze
+from synthdepth.models import create_model, freeze, load_model, load_weights, parameters_in
+from synthdepth.models import save_weights, unfreeze
 
 BEIT = dict(model_type='beit', image_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
             num_attention_heads=4, use_relative_position_bias=True, reshape_hidden_states=False,

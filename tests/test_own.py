@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from synthdepth.own import OwnError, add_environments, add_meshes, read_environment, read_mesh
+from synthdepth.scenes import OwnError, add_environments, add_meshes, read_environment, read_mesh
 
 COMMAND = [sys.executable, '-c', 'from synthdepth.cli import main; main()']
 SMALL = ['--scenes', 2, '--height', 48, '--width', 64, '--spp', 2, '--set', 'views=2', '--set', 'objects=[6,9]', '--workers', 2]

@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-from synthdepth.assets import MATERIALS
-from synthdepth.render import _film, _perspective, _sensor, build, choose_variant, exposure, tone_map
-from synthdepth.scenes import Object, Scene, View, factors, sample_scene
+from synthdepth.scenes import MATERIALS, Object, Scene, View, factors, sample_scene
+from synthdepth.scenes.render import _film, _perspective, _sensor, build, choose_variant, exposure
+from synthdepth.scenes.render import tone_map
 
 SIZE = 48, 64
 BALL = Object('sphere', 'plastic_white', (0., 0., -2.), (1., 1., 1.))
@@ -26,7 +26,7 @@ def lit(background, sun, *objects): return Scene('lit', 0, 60., background, sun,
 
 def mitsubas(scene, variant, sensor, spp, seed):
     import mitsuba as mi
-    from synthdepth.paths import CERTAIN, LONGEST
+    from synthdepth.scenes import CERTAIN, LONGEST
     path = mi.load_dict(dict(type='path', max_depth=LONGEST, rr_depth=CERTAIN))
     mi_scene = build(scene, variant, sun_apart=False)
     return np.array(mi.render(mi_scene, sensor=sensor, integrator=path, spp=spp, seed=seed))[..., :3]
@@ -40,7 +40,7 @@ SCENES = {'sun and sky': lit('clear', 3., BALL, WALL), 'sun alone': lit('none', 
 
 @pytest.mark.parametrize('scene', SCENES.values(), ids=SCENES)
 def test_the_same_light_as_mitsubas_own_path_tracer(bulk, scene):
-    from synthdepth.paths import trace
+    from synthdepth.scenes import trace
     sensor = _sensor(scene.views[0], scene.fov, SIZE)
     mine = [trace(build(scene, bulk), sensor, SIZE, 256, seed)[..., :3] for seed in (1, 2)]
     theirs = [mitsubas(scene, bulk, sensor, 256, seed) for seed in (3, 4)]
@@ -53,7 +53,7 @@ def test_the_same_light_as_mitsubas_own_path_tracer(bulk, scene):
 
 
 def test_guides_are_albedo_and_normal_of_the_first_surface(bulk):
-    from synthdepth.paths import trace
+    from synthdepth.scenes import trace
     right = Object('box', 'plastic_white', (2., 0., -3.), (2., 6., 2.))
     found = trace(build(lit('clear', 3., right), bulk), _sensor(VIEW, 60., SIZE), SIZE, 4, 0)
     on, off = found[24, 60], found[24, 5]
@@ -77,7 +77,7 @@ def test_bands_are_one_picture_and_its_bytes_return(bulk, spp, monkeypatch):
 
 
 def test_a_lens_blurs_what_is_out_of_focus(bulk):
-    from synthdepth.paths import trace
+    from synthdepth.scenes import trace
     mi_scene = build(lit('clear', 3., BALL, WALL), bulk)
     def edges(distance):
         lens = _perspective(VIEW, 60., _film(SIZE), dict(type='multijitter', sample_count=16), type='thinlens',

@@ -9,8 +9,8 @@ from PIL import Image
 from toy import write_flat, write_synthdepth
 from torchvision.transforms import Compose, InterpolationMode, Resize, ToTensor
 
-from synthdepth.data import DataError, open_data
-from synthdepth.preprocess import Pairs, collate, loader, preprocess, resize_depth, resize_rgb
+from synthdepth.data import DataError, Pairs, collate, loader, open_data, preprocess, resize_depth
+from synthdepth.data import resize_rgb
 
 
 @pytest.fixture(scope='module')

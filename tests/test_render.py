@@ -12,10 +12,11 @@ from PIL import Image
 
 from synthdepth.data import open_data
 from synthdepth.demo import NEAR
-from synthdepth.render import EXTRAS, RenderError, _sensor, build, choose_variant, decode_normal
-from synthdepth.render import encode_normal, fault, focal_stack, millimetres, render_dataset, render_scene, surface
-from synthdepth.render import tone_map, z_depth
-from synthdepth.scenes import Object, Scene, View, factors, intrinsics, sample_scene
+from synthdepth.scenes.render import EXTRAS, RenderError, _sensor, build, choose_variant
+from synthdepth.scenes.render import decode_normal
+from synthdepth.scenes import Object, Scene, View, encode_normal, factors, fault, focal_stack
+from synthdepth.scenes import intrinsics, millimetres, render_dataset, render_scene, sample_scene
+from synthdepth.scenes import surface, tone_map, z_depth
 
 SMALL = dict(scenes=4, views=2, size=(48, 64), spp=2, seed=5, objects=[4, 8], **NEAR)
 

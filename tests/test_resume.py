@@ -14,10 +14,9 @@ import torch
 from bench_resume import toy  # noqa: F401  registers the model 'toy'
 from toy import write_synthdepth
 
-from synthdepth.checkpoints import Interrupted, Watch, checkpoints, read_state
-from synthdepth.finetune import finetune
+from synthdepth.training import FinetuneError, Interrupted, Watch, list_checkpoints, finetune
+from synthdepth.training import make_recipe, read_state
 from synthdepth.models import create_model
-from synthdepth.recipes import FinetuneError, make_recipe
 
 HERE = Path(__file__).parent
 FAST = dict(epochs=4, batch_size=2, height=48, width=64, lr=3e-3)
@@ -40,7 +39,7 @@ def whole(folder, tmp_path_factory): return train(folder, tmp_path_factory.mktem
 
 def signal_after(n, number, monkeypatch):
     "Send this process a signal in the n-th optimiser step."
-    import synthdepth.finetune as module
+    import synthdepth.training.finetuning as module
     real, calls = module.train_step, []
     def step(*args):
         calls.append(1)
@@ -64,13 +63,13 @@ def test_signal_writes_a_checkpoint_and_stops(folder, tmp_path, monkeypatch, who
         signal_after(11, getattr(signal, name), m)
         with pytest.raises(Interrupted, match=f'stopped by {name} in epoch 2, step 3'): train(folder, tmp_path/'run')
     assert signal.getsignal(getattr(signal, name)) is before
-    assert [p.name for p in checkpoints(tmp_path/'run')] == ['epoch_001', 'epoch_001_step_000003']
+    assert [p.name for p in list_checkpoints(tmp_path/'run')] == ['epoch_001', 'epoch_001_step_000003']
     assert json.loads((tmp_path/'run'/'status.json').read_text())['state'] == 'interrupted'
     assert torch.equal(train(folder, tmp_path/'run'), whole)
 
 
 def test_signal_while_validating_loses_no_step(folder, tmp_path, monkeypatch, whole):
-    import synthdepth.steps as module
+    import synthdepth.training.steps as module
     real, calls = module.evaluate_batch, []
     def score(*args):
         calls.append(1)
@@ -79,7 +78,7 @@ def test_signal_while_validating_loses_no_step(folder, tmp_path, monkeypatch, wh
     with monkeypatch.context() as m:
         m.setattr(module, 'evaluate_batch', score)
         with pytest.raises(Interrupted): train(folder, tmp_path/'run')
-    assert [p.name for p in checkpoints(tmp_path/'run')] == ['epoch_000_step_000008']
+    assert [p.name for p in list_checkpoints(tmp_path/'run')] == ['epoch_000_step_000008']
     assert torch.equal(train(folder, tmp_path/'run'), whole)
 
 
@@ -94,7 +93,7 @@ def test_accumulated_and_scheduled_runs_resume_too(folder, tmp_path, monkeypatch
 
 def test_checkpoints_by_the_clock_do_not_pile_up(folder, tmp_path):
     train(folder, tmp_path/'run', minutes=0.)
-    names = [p.name for p in checkpoints(tmp_path/'run')]
+    names = [p.name for p in list_checkpoints(tmp_path/'run')]
     assert names[-2:] == ['epoch_003_step_000008', 'epoch_004'] and len(names) <= 3
 
 
@@ -102,7 +101,7 @@ def damage(folder, tmp_path, spoil):
     "Spoil the latest of two checkpoints of a run that did not end."
     train(folder, tmp_path/'run')
     shutil.rmtree(tmp_path/'run'/'model')
-    spoil(checkpoints(tmp_path/'run')[-1])
+    spoil(list_checkpoints(tmp_path/'run')[-1])
 
 
 @pytest.mark.parametrize('file', ['model.safetensors', 'optimizer.safetensors', 'random.safetensors', 'state.json', 'model.json'])
@@ -117,7 +116,7 @@ def test_foreign_checkpoint_is_passed_over(folder, tmp_path, capsys, whole):
     train(folder, tmp_path/'other', lr=.1)
     def swap(p):
         shutil.rmtree(p)
-        shutil.copytree(checkpoints(tmp_path/'other')[-1], p)
+        shutil.copytree(list_checkpoints(tmp_path/'other')[-1], p)
     damage(folder, tmp_path, swap)
     assert torch.equal(train(folder, tmp_path/'run'), whole)
     assert 'epoch_004 belongs to another run' in capsys.readouterr().out
@@ -126,7 +125,7 @@ def test_foreign_checkpoint_is_passed_over(folder, tmp_path, capsys, whole):
 def test_no_usable_checkpoint_is_an_error_and_not_a_new_start(folder, tmp_path):
     train(folder, tmp_path/'run')
     shutil.rmtree(tmp_path/'run'/'model')
-    for p in checkpoints(tmp_path/'run'): (p/'state.json').write_text('{')
+    for p in list_checkpoints(tmp_path/'run'): (p/'state.json').write_text('{')
     with pytest.raises(FinetuneError, match='none of the 2 checkpoints'): train(folder, tmp_path/'run')
 
 
@@ -140,7 +139,7 @@ def test_run_of_another_recipe_is_refused_half_way(folder, tmp_path, monkeypatch
 
 def test_nothing_in_a_checkpoint_unpickles(folder, tmp_path):
     train(folder, tmp_path/'run')
-    kept = checkpoints(tmp_path/'run')[-1]
+    kept = list_checkpoints(tmp_path/'run')[-1]
     assert {p.suffix for p in kept.iterdir()} == {'.safetensors', '.json'}
     assert set(read_state(kept, json.loads((kept/'state.json').read_text())['run'])['files']) == {
         'model.safetensors', 'model.json', 'optimizer.safetensors', 'random.safetensors'}

@@ -8,23 +8,10 @@ import torch
 from toy import write_synthdepth
 from torch import nn
 
-from synthdepth.data import open_data
-from synthdepth.preprocess import loader
-from synthdepth.robustness import (
-    CAMERA,
-    CHANGES,
-    ce_rr,
-    change,
-    corrupted,
-    dee,
-    expose,
-    plot_curves,
-    robustness,
-    show_summary,
-    summary,
-    turn_camera,
-)
-from synthdepth.scores import Constant, SentinelError, evaluate
+from synthdepth.data import loader, open_data
+from synthdepth.evaluation import CAMERA, CHANGES, Constant, SentinelError, ce_rr, change, corrupted
+from synthdepth.evaluation import dee, score_pictures, expose, plot_curves, measure_robustness, show_summary
+from synthdepth.evaluation import summary, turn_camera
 
 
 class Brightness(nn.Module):
@@ -58,7 +45,7 @@ def test_dee_and_rates_by_hand():
 def test_summary_is_the_published_definition(data):
     "CE_c: sum over severities over that of the baseline; RR_c: sum (1 - DEE) over severities / (number (1 - clean))."
     options = OPTIONS | dict(protocol='metric', corruptions=['fog', 'iso'], severities=(1, 3))
-    rows = robustness(Brightness(), data, baseline=Brightness(2.), **options)
+    rows = measure_robustness(Brightness(), data, baseline=Brightness(2.), **options)
     table, mean = summary(rows), rows.groupby(['model', 'corruption', 'severity']).dee.mean()
     for c in ('fog', 'iso'):
         assert table.ce[c] == pytest.approx(100*mean['model', c].sum()/mean['baseline', c].sum())
@@ -71,41 +58,41 @@ def test_summary_is_the_published_definition(data):
 def test_rows_are_those_of_the_evaluation(data):
     "The loop on batches and the dataset that spoils as it reads agree."
     model = Brightness()
-    rows = robustness(model, data, corruptions=['snow', 'roll'], severities=[2], batch_size=3, **OPTIONS)
+    rows = measure_robustness(model, data, corruptions=['snow', 'roll'], severities=[2], batch_size=3, **OPTIONS)
     assert len(rows) == 3*len(data) and set(rows.corruption) == {'clean', 'snow', 'roll'}
     for name in ('snow', 'roll'):
-        alone = evaluate(model, corrupted(data, name, 2), 'scale', batch_size=2)
+        alone = score_pictures(model, corrupted(data, name, 2), 'scale', batch_size=2)
         ours = rows[rows.corruption == name]
         assert np.allclose(ours.abs_rel, alone.abs_rel, rtol=1e-5) and list(ours.scene) == list(alone.scene)
 
 
 def test_the_same_numbers_whatever_the_batch(data):
     options = OPTIONS | dict(corruptions=['glass', 'pitch'], severities=[4])
-    a, b = (robustness(Brightness(), data, batch_size=n, **options) for n in (1, 8))
+    a, b = (measure_robustness(Brightness(), data, batch_size=n, **options) for n in (1, 8))
     keys = ['corruption', 'scene', 'view']
     pd.testing.assert_series_equal(a.sort_values(keys).dee.reset_index(drop=True), b.sort_values(keys).dee.reset_index(drop=True))
 
 
 def test_one_scene_has_no_interval_and_no_baseline_no_ce(data):
-    table = summary(robustness(Brightness(), data.subset([0, 1]), corruptions=['gray'], severities=[1], **OPTIONS))
+    table = summary(measure_robustness(Brightness(), data.subset([0, 1]), corruptions=['gray'], severities=[1], **OPTIONS))
     assert table[['rr_low', 'rr_high', 'ce']].isna().all().all() and table.rr.notna().all()
     assert (show_summary(table)['CE ↓ (%)'] == '').all()
 
 
 def test_an_artefact_is_refused(data):
     with pytest.raises(SentinelError, match='constant'):
-        robustness(Constant(2.), data, corruptions=['fog'], severities=[1])
-    rows = robustness(Constant(2.), data, corruptions=['fog'], severities=[1], show_anyway=True)
+        measure_robustness(Constant(2.), data, corruptions=['fog'], severities=[1])
+    rows = measure_robustness(Constant(2.), data, corruptions=['fog'], severities=[1], show_anyway=True)
     assert summary(rows).rr['mean'] == pytest.approx(100)
 
 
 def test_faults_are_named(data):
     for arguments, message in [(dict(corruptions=['rain']), 'unknown change rain'), (dict(protocol='published'), 'pools')]:
-        with pytest.raises(ValueError, match=message): robustness(Brightness(), data, **arguments)
+        with pytest.raises(ValueError, match=message): measure_robustness(Brightness(), data, **arguments)
     with pytest.raises(ValueError, match='unknown change'): corrupted(data, 'rain', 1)
     with pytest.raises(ValueError, match='severity'): change({'rgb': 0, 'depth': 0, 'valid': 0}, 'roll', 6, [])
     with pytest.raises(ValueError, match='no corruption'):
-        summary(robustness(Brightness(), data, corruptions=[], **OPTIONS))
+        summary(measure_robustness(Brightness(), data, corruptions=[], **OPTIONS))
 
 
 @pytest.mark.parametrize('name', CHANGES)
@@ -176,6 +163,6 @@ def test_corrupted_data_reads_like_data(data):
 
 
 def test_curves_have_a_panel_each(data):
-    rows = robustness(Brightness(), data, corruptions=['fog', 'iso'], severities=[1, 2], **OPTIONS)
+    rows = measure_robustness(Brightness(), data, corruptions=['fog', 'iso'], severities=[1, 2], **OPTIONS)
     fig = plot_curves(rows, dict(model='ours'), 2)
     assert [ax.get_title() for ax in fig.axes] == ['fog', 'iso'] and len(fig.axes[0].lines[0].get_xdata()) == 3

@@ -12,11 +12,12 @@ import nbformat
 import pytest
 from toy import write_synthdepth
 
-from synthdepth.checkpoints import checkpoints
+from synthdepth.training import list_checkpoints, list_runs
 from synthdepth.models import load_model
-from synthdepth.runner import RESUME, list_runs
+from synthdepth.runner import RESUME, notebook_path
 
 ROOT = Path(__file__).resolve().parents[1]
+FINETUNE = str(notebook_path('finetune'))
 
 
 @pytest.fixture(scope='module')
@@ -33,13 +34,13 @@ def begin(notebook, copy, **parameters):
 
 def train(folder, tmp_path, epochs, **parameters):
     small = dict(model='tiny', height=64, width=64, batch_size=4, recipe='corrected', progress=.01, minutes=0.)
-    return begin('nbs/07_finetune.ipynb', tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'), epochs=epochs,
+    return begin(FINETUNE, tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'), epochs=epochs,
                  **small | parameters)
 
 
 def test_signal_leaves_checkpoint_and_notebook_and_asks_to_be_resumed(folder, tmp_path):
     p = train(folder, tmp_path, 30, patience=99)
-    while p.poll() is None and len(checkpoints(tmp_path/'run')) < 2: time.sleep(.05)
+    while p.poll() is None and len(list_checkpoints(tmp_path/'run')) < 2: time.sleep(.05)
     p.send_signal(signal.SIGTERM)
     out, err = p.communicate(timeout=120)
     assert p.returncode == RESUME == 75, err[-2000:]
@@ -50,9 +51,9 @@ def test_signal_leaves_checkpoint_and_notebook_and_asks_to_be_resumed(folder, tm
     printed = ''.join(o.get('text', '') for c in kept.cells for o in c.get('outputs', []))
     assert 'epoch 1/30' in printed, 'the saved notebook has its outputs'
     assert list_runs(tmp_path).loc['run', 'state'] == 'interrupted'
-    position = checkpoints(tmp_path/'run')[-1].name
+    position = list_checkpoints(tmp_path/'run')[-1].name
     p = train(folder, tmp_path, 30, patience=99)
-    while p.poll() is None and checkpoints(tmp_path/'run')[-1].name == position: time.sleep(.05)
+    while p.poll() is None and list_checkpoints(tmp_path/'run')[-1].name == position: time.sleep(.05)
     p.send_signal(signal.SIGUSR1)
     out, err = p.communicate(timeout=120)
     assert p.returncode == RESUME and 'SIGUSR1' in err
@@ -61,7 +62,7 @@ def test_signal_leaves_checkpoint_and_notebook_and_asks_to_be_resumed(folder, tm
 
 
 def test_run_to_the_end_exits_with_0(folder, tmp_path):
-    p = begin('nbs/07_finetune.ipynb', tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'), epochs=1, model='tiny',
+    p = begin(FINETUNE, tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'), epochs=1, model='tiny',
               height=64, width=64, batch_size=4)
     out, err = p.communicate(timeout=120)
     assert err == '' and p.returncode == 0

@@ -13,10 +13,10 @@ from torch import nn
 from synthdepth.data import open_data, split_by_scene, split_over_images
 from synthdepth.metrics import PROTOCOLS
 from synthdepth.models import create_model
-from synthdepth.recipes import make_recipe
-from synthdepth.scores import Constant, SentinelError, evaluate
-from synthdepth.sentinels import (check_predictions, find_faults, find_leaks, find_mask_faults, find_mismatches,
-                                  find_run_faults, find_unchanged, object_to)
+from synthdepth.training import make_recipe
+from synthdepth.evaluation import Constant, SentinelError, check_predictions, score_pictures, find_faults
+from synthdepth.evaluation import find_leaks, find_mask_faults, find_mismatches, find_run_faults
+from synthdepth.evaluation import find_unchanged, object_to
 
 
 class Oracle(nn.Module):
@@ -50,7 +50,7 @@ def noisy(d): return d*torch.exp(.1*noise(d))
     (lambda d: 4 - .2*d + 2*noise(d), 'opposite to the truth'),
     (lambda d: 5/d, 'opposite to the truth')])
 def test_predictions_are_objected_to(data, change, message):
-    rows = evaluate(Oracle(data, change), data)
+    rows = score_pictures(Oracle(data, change), data)
     with pytest.raises(SentinelError, match=message): check_predictions(rows, 'metric')
     assert any(message in f for f in check_predictions(rows, 'metric', show_anyway=True))
 
@@ -58,23 +58,23 @@ def test_predictions_are_objected_to(data, change, message):
 @pytest.mark.parametrize('change', [lambda d: d, noisy, lambda d: 1.3*d, lambda d: .6*d, lambda d: d+.5, lambda d: 2+.2*d,
                                     lambda d: 3 + noise(d).clamp(-2, 2)])
 def test_healthy_predictions_pass(data, change):
-    assert find_faults(evaluate(Oracle(data, change), data), 'metric') == []
+    assert find_faults(score_pictures(Oracle(data, change), data), 'metric') == []
 
 
 @pytest.mark.parametrize('factor', [10, 100, 1000, .1, .01])
 def test_unit_factor_without_clamp(data, factor):
     protocol = replace(PROTOCOLS['metric'], name='open', max_depth=20000., clamp=False)
-    faults = find_faults(evaluate(Oracle(data, lambda d: factor*noisy(d)), data, protocol), protocol)
+    faults = find_faults(score_pictures(Oracle(data, lambda d: factor*noisy(d)), data, protocol), protocol)
     assert len(faults) == 1 and f'near {factor:g}: ' in faults[0]
-    assert find_faults(evaluate(Oracle(data, lambda d: 3*noisy(d)), data, protocol), protocol) == []
+    assert find_faults(score_pictures(Oracle(data, lambda d: 3*noisy(d)), data, protocol), protocol) == []
 
 
 def test_published_protocol_is_named_as_the_cause(data):
     protocol = replace(PROTOCOLS['published'], size=None)
-    rows = evaluate(Oracle(data), data, protocol)
+    rows = score_pictures(Oracle(data), data, protocol)
     with pytest.raises(SentinelError, match='multiplies predictions by 10.*turns everything above 1 m into 10 m'):
         check_predictions(rows, protocol)
-    constant = evaluate(Constant(10.), data, protocol)
+    constant = score_pictures(Constant(10.), data, protocol)
     names = ['abs_rel', 'rmse', 'mae']
     assert rows[names].to_numpy() == pytest.approx(constant[names].to_numpy(), rel=1e-3)
 
@@ -98,12 +98,12 @@ def test_order_close_to_zero_is_honest_and_below_it_is_not():
 
 def test_disparity_runs_the_right_way_and_its_opposite_does_not(data):
     for change, objects in ((lambda d: 1/d, False), (lambda d: d, True)):
-        rows = evaluate(Oracle(data, change, 'disparity'), data, 'affine_disparity')
+        rows = score_pictures(Oracle(data, change, 'disparity'), data, 'affine_disparity')
         assert bool(find_faults(rows, 'affine_disparity')) == objects
 
 
 def test_alignment_hides_inverted_order_from_the_scores_but_not_from_the_sentinel(data):
-    rows = evaluate(Oracle(data, lambda d: 12 - d), data, 'affine_depth')
+    rows = score_pictures(Oracle(data, lambda d: 12 - d), data, 'affine_depth')
     assert rows.abs_rel.max() < 1e-3 and 'opposite' in find_faults(rows, 'affine_depth')[0]
 
 
@@ -121,14 +121,14 @@ def filled(data, value, holes):
 def test_missing_mask(data, value):
     def holes(s): return s.depth == 0
     assert np.mean([holes(s).mean() for s in data]) > .05
-    faults = find_mask_faults(evaluate(Constant(3.), filled(data, value, holes), 'metric'), 'toy')
+    faults = find_mask_faults(score_pictures(Constant(3.), filled(data, value, holes), 'metric'), 'toy')
     assert len(faults) == 1 and f'have the truth {value:g} m exactly' in faults[0]
 
 
 def test_masked_truth_and_coarse_labels_pass(data, tmp_path):
-    assert find_mask_faults(evaluate(Constant(3.), data, 'metric')) == []
+    assert find_mask_faults(score_pictures(Constant(3.), data, 'metric')) == []
     coarse = open_data(write_flat(tmp_path/'flat', scenes=6, views=2), views=2)  # 8 bit
-    assert find_mask_faults(evaluate(Constant(3.), coarse, 'metric')) == []
+    assert find_mask_faults(score_pictures(Constant(3.), coarse, 'metric')) == []
 
     def wall(s): return s.depth > np.quantile(s.depth, .8)  # each picture ends in a flat wall, at its own depth
     class Walls(type(data)):
@@ -136,18 +136,18 @@ def test_masked_truth_and_coarse_labels_pass(data, tmp_path):
             s = super().__getitem__(i)
             s.depth[wall(s)] = 5 + .1*i
             return s
-    assert find_mask_faults(evaluate(Constant(3.), Walls(**vars(data)), 'metric')) == []
+    assert find_mask_faults(score_pictures(Constant(3.), Walls(**vars(data)), 'metric')) == []
 
 
 def test_resolution_mismatch(data):
     class Half(Oracle):
         def forward(self, rgb): return super().forward(rgb)[:, ::2, ::2]
     with pytest.raises(SentinelError, match=r'shape \(8, 24, 32\), expected that of the truth, \(8, 48, 64\)'):
-        evaluate(Half(data), data)
-    native, small = evaluate(Oracle(data), data), evaluate(Constant(2.), data, size=(24, 32))
+        score_pictures(Half(data), data)
+    native, small = score_pictures(Oracle(data), data), score_pictures(Constant(2.), data, size=(24, 32))
     assert 'different pixels in 16 of 16 pictures' in find_mismatches({'a': native, 'b': small})[0]
-    assert find_mismatches({'a': native, 'b': evaluate(Constant(2.), data)}) == []
-    assert 'different protocols' in find_mismatches({'a': native, 'b': evaluate(Constant(2.), data, 'median')})[0]
+    assert find_mismatches({'a': native, 'b': score_pictures(Constant(2.), data)}) == []
+    assert 'different protocols' in find_mismatches({'a': native, 'b': score_pictures(Constant(2.), data, 'median')})[0]
     assert 'different pictures' in find_mismatches({'a': native, 'b': native[:4]})[0]
 
 
@@ -189,7 +189,7 @@ def test_unchanged_weights_and_predictions(data):
     assert 'bit by bit' in find_unchanged(tiny, tiny)[0]
     assert find_unchanged(tiny, other) == []
     assert find_unchanged(Constant(2.), Constant(3.)) == []  # nothing to compare
-    one, two = evaluate(Constant(2.), data), evaluate(Constant(3.), data)
+    one, two = score_pictures(Constant(2.), data), score_pictures(Constant(3.), data)
     assert find_unchanged(tiny, other, {'original': one, 'fine-tuned': two}) == []
     assert 'predict the same' in find_unchanged(tiny, other, {'original': one, 'fine-tuned': one})[0]
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 from synthdepth import share
-from synthdepth.data import DataError, check_split, open_data, split_by_scene
-from synthdepth.preprocess import loader
-from synthdepth.share import IGNORED, files_of, open_packed, pack, publish, render_command, unpack, write_card
+from synthdepth.data import IGNORED, DataError, check_split, files_of, loader, open_data
+from synthdepth.data import open_packed, pack, publish, render_command, split_by_scene, unpack
+from synthdepth.data import write_card
 from toy import write_flat, write_synthdepth
 
 KINDS = ('webdataset', 'parquet')
@@ -161,7 +161,7 @@ def test_more_files_of_a_capture_and_scenes_that_alternate(folder, tmp_path, kin
 
 
 def no_scene_is_split(packed):
-    from synthdepth.share import _index, _read_manifest
+    from synthdepth.data.shards import _index, _read_manifest
     manifest, where = _read_manifest(packed), {}
     for _, line, places in _index(packed, manifest):
         where.setdefault(json.loads(line)['scene'], set()).update(place[0] for place in places.values())

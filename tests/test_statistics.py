@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from synthdepth import statistics
-from synthdepth.scores import FEW, bootstrap
-from synthdepth.statistics import (combine_seeds, differences, paired_differences, paired_test, scores_table, show_difference,
-                                   sign_flip_p, write_rows)
+from synthdepth.evaluation import FEW, bootstrap, combine_seeds, differences, paired_differences
+from synthdepth.evaluation import paired_test, scores_table, show_difference, sign_flip_p
+from synthdepth.evaluation import write_rows
 
 
 def rows(x, views=1, **columns):  # (scenes*views,) values of d1

@@ -4,8 +4,7 @@ import json
 import pytest
 
 from synthdepth.data import open_data
-from synthdepth.render import RenderError, render_dataset
-from synthdepth.stored import contact_sheet, rerender, stored_scene
+from synthdepth.scenes import RenderError, contact_sheet, render_dataset, rerender, stored_scene
 
 SMALL = dict(preset='published', scenes=3, views=2, size=(48, 64), spp=2, seed=5, objects=[4, 8], workers=1, progress=False)
 
