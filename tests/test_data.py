@@ -9,8 +9,11 @@ import pytest
 from PIL import Image
 from toy import published_code, toy_capture, write_flat, write_synthdepth, write_tasks
 
-from synthdepth.data import DataError, DepthFormat, Intrinsics, check_data, check_split
-from synthdepth.data import colour_depth, depth_to_distance, distance_to_depth, open_data
+from synthdepth.camera import Intrinsics
+from synthdepth.data import DataError, DepthFormat, check_data, check_split
+from synthdepth.colour import NO_DEPTH, colour_depth
+from synthdepth.camera import depth_to_distance, distance_to_depth
+from synthdepth.data import open_data
 from synthdepth.data import read_depth, read_rgb, show_pairs, split_by_scene, split_over_images
 
 
@@ -448,13 +451,16 @@ def test_leakage_is_found(tmp_path):
 
 # pictures
 
-def test_colour_depth_is_gray_where_nothing_is_known():
+def test_colour_depth_is_striped_gray_where_nothing_is_known():
     depth = np.array([[0, 1, 5, 20, np.nan]], np.float32)
     colours = colour_depth(depth, vmax=10)
     assert colours.shape == (1, 5, 3) and colours.dtype == np.uint8
-    assert (colours[0, [0, 4]] == 128).all() and (colours[0, 3] == colour_depth(np.array([[10.]]))[0, 0]).all()
+    assert np.isin(colours[0, [0, 4]], NO_DEPTH).all() and (np.ptp(colours[0, [0, 4]], axis=-1) == 0).all()
+    assert (colours[0, 3] == colour_depth(np.array([[10.]]))[0, 0]).all()
     masked = colour_depth(depth, np.array([[True, False, True, True, True]]))
-    assert (masked[0, 1] == 128).all() and (masked[0, 0] != 128).any()
+    assert np.isin(masked[0, 1], NO_DEPTH).all() and not np.isin(masked[0, 0], NO_DEPTH).all()
+    wide = colour_depth(np.zeros((64, 64)), cmap='cividis')
+    assert set(np.unique(wide)) == set(NO_DEPTH)
 
 
 def test_show_pairs_draws_one_picture_and_one_depth_map_each(ours):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthdepth.data import agreement, check_data, depth_to_distance, exchanged, misfit, open_data
+from synthdepth.camera import depth_to_distance
+from synthdepth.data import agreement, check_data, exchanged, misfit, open_data
 from synthdepth.data import signs
 from synthdepth.scenes import render_dataset
 

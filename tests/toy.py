@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from synthdepth.data import Intrinsics, depth_to_distance
+from synthdepth.camera import Intrinsics, depth_to_distance
 
 
 def toy_capture(scene: int, view: int, size=(48, 64), fov=60.) -> tuple[np.ndarray, np.ndarray, Intrinsics]:

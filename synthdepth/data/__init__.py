@@ -3,8 +3,7 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'dataset': ['INVALID_GRAY', 'LAYOUTS', 'DataError', 'DepthData', 'DepthFormat', 'Intrinsics',
-        'Sample', 'check_split', 'colour_depth', 'depth_to_distance', 'distance_to_depth',
+    'dataset': ['LAYOUTS', 'DataError', 'DepthData', 'DepthFormat', 'Sample', 'check_split',
         'open_data', 'read_depth', 'read_rgb', 'show_pairs', 'split_by_scene', 'split_over_images'],
     'layouts': ['associate'],
     'doctor': ['agreement', 'duplicates', 'exchanged', 'misfit', 'shrink', 'signs'],

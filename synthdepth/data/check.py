@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .dataset import Capture, DataError, DepthFormat, colour_depth, list_captures
+from ..colour import colour_depth
+from .dataset import Capture, DataError, DepthFormat, list_captures
 from .dataset import read_depth, read_raw, read_rgb, sizes_differ, to_depth
 from .doctor import TOLERANCE, Signs, agreement, duplicates, exchanged, misreading
 from .doctor import misses, placing, shrink, signs, verdict, votes

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from .dataset import DepthFormat, Intrinsics, depth_to_distance
+from ..camera import Intrinsics, depth_to_distance
+from .dataset import DepthFormat
 
 # %% ../../nbs/2_data/03_doctor.ipynb #02a-008
 def _patches(a: np.ndarray, n: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .dataset import Capture, DataError, DepthFormat, Intrinsics, Listing, layout
+from ..camera import Intrinsics
+from .dataset import Capture, DataError, DepthFormat, Listing, layout
 
 # %% ../../nbs/2_data/02_layouts.ipynb #02d-008
 def _number(path: Path) -> int:

@@ -30,8 +30,10 @@ from torch.utils.data import (
 from tqdm.auto import tqdm
 
 from .cache import cache_key, cached_arrays, files_state
-from .dataset import DataError, DepthData, Intrinsics, Sample, _picture
-from .dataset import depth_to_distance, read_raw, read_rgb
+from ..camera import Intrinsics
+from .dataset import DataError, DepthData, Sample, _picture
+from ..camera import depth_to_distance
+from .dataset import read_raw, read_rgb
 
 # %% ../../nbs/2_data/07_preprocessing.ipynb #03-010
 def _size(size: int | tuple[int, int] | None,

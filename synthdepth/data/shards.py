@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .dataset import DataError, DepthData, _read_info, _read_line, colour_depth
+from ..colour import colour_depth
+from .dataset import DataError, DepthData, _read_info, _read_line
 from .dataset import open_data
 
 # %% ../../nbs/2_data/05_shards.ipynb #02c-012

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from ..metrics import GEOMETRY, METRICS, Protocol, get_protocol
-from ..data import DepthData, colour_depth, loader, open_data
+from ..colour import colour_depth
+from ..data import DepthData, loader, open_data
 from ..models import load_model
 from ..training import Recipe, make_splits, start_model
 from .scores import bootstrap, evaluate_all, model_device, trivial_predictors

@@ -16,7 +16,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from ..data import INVALID_GRAY, DepthData, colour_depth, preprocess
+from ..colour import colour_depth
+from ..data import DepthData, preprocess
+from ..colour import NO_DEPTH
 from ..metrics import METRICS, Protocol, apply_protocol, evaluate_batch, get_protocol
 
 # %% ../../nbs/7_inspector/01_comparison.ipynb #08a-009
@@ -126,7 +128,7 @@ class Looks:
             _score(look, name, model, read['rgb'], self.protocol)
         return look
 
-# %% ../../nbs/7_inspector/01_comparison.ipynb #08a-019
+# %% ../../nbs/7_inspector/01_comparison.ipynb #b85a6d9c
 def _fit(array: np.ndarray, width: int) -> np.ndarray:
     "(H,W) sampled, or (H,W,3) averaged, to this width."
     h, w = array.shape[:2]
@@ -142,13 +144,9 @@ def depth_panel(depth: np.ndarray,             # (H,W) metres
                 cmap: str = 'viridis',         # a matplotlib colour map
                 width: int = 320,              # pixels on the page
                 ) -> np.ndarray:               # (h,width,3) uint8
-    "Depth in colour at its size on the page; what is not valid is gray, or striped in the map gray."
+    "Depth in colour at its size on the page; what is not valid is striped."
     valid = _fit(valid, width)
-    colours = colour_depth(_fit(depth, width), valid, *limits, cmap)
-    if cmap == 'gray':
-        stripes = np.add.outer(np.arange(len(valid)), np.arange(width))//4 % 2 == 0
-        colours[~valid & stripes] = INVALID_GRAY - 48
-    return colours
+    return colour_depth(_fit(depth, width), valid, *limits, cmap)
 
 # %% ../../nbs/7_inspector/01_comparison.ipynb #08a-021
 @lru_cache
@@ -183,7 +181,7 @@ def colour_bar(limits: tuple[float, float],  # metres at the two ends
     draw.text((width/2, 38), _short(label, width), 'black', _font(), 'ma')
     return bar
 
-# %% ../../nbs/7_inspector/01_comparison.ipynb #08a-023
+# %% ../../nbs/7_inspector/01_comparison.ipynb #c298f461
 GAP, HEAD = 8, 22  # pixels between panels, and for the line above one
 _NEAR_FAR = 'predicted - true (m); red: too near, blue: too far'
 
@@ -194,7 +192,7 @@ def _cells(look: Look, names: list[str], limits: tuple, reach: float, cmap: str,
              (0, 1): ('truth', depth_panel(look.depth, look.valid, limits, cmap, width))}
     for row, name in enumerate(names):
         if name not in look.shown:
-            cells[row, 2] = (f'{name}: no prediction', np.full_like(cells[0, 0][1], INVALID_GRAY))
+            cells[row, 2] = (f'{name}: no prediction', np.full_like(cells[0, 0][1], NO_DEPTH[0]))
             continue
         shown, counted = look.shown[name], look.counted[name]
         cells[row, 2] = (name, depth_panel(shown, np.isfinite(shown), limits, cmap, width))
@@ -223,7 +221,7 @@ def compose(look: Look,
         draw.text((x, y + 2), _short(title, width), 'black', _font())
         page.paste(Image.fromarray(panel), (x, y + HEAD))
     wide = width + step if names else width
-    label = f'depth (m); {"striped" if cmap == "gray" else "gray"}: no depth'
+    label = 'depth (m); striped: no depth'
     page.paste(colour_bar(limits, cmap, wide, label), (step, page.height - BAR_HEIGHT))
     if names:
         bar = colour_bar((-reach, reach), 'RdBu', width, _NEAR_FAR, '{:+.2f}')

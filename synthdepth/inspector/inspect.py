@@ -16,7 +16,7 @@ from .session import Browser, worst_first
 from .page import COLOUR_MAPS, ERROR_MAPS, LAYOUTS, SCALES, VIEW, Shown, alert
 from .page import encode, lookup_tables, to_png
 from ..evaluation import CORRUPTIONS
-from ..data import colour_depth
+from ..colour import colour_depth
 from .comparison import GAP, Look, compose, describe, score_table
 from ..metrics import METRICS, PROTOCOLS, Protocol
 

@@ -16,7 +16,8 @@ import torch
 from PIL import Image, ImageOps
 
 from ..evaluation import CORRUPTIONS, corrupt
-from ..data import DepthData, Intrinsics, Sample, crop_centre, open_data
+from ..camera import Intrinsics
+from ..data import DepthData, Sample, crop_centre, open_data
 from .comparison import Look, Looks, predict
 from ..metrics import METRICS, Protocol, get_protocol
 from ..models import load_model
