@@ -1,13 +1,18 @@
-"""Throughput against Blender Cycles on the CPU at equal quality, on the same scenes, a process of one thread on each core.
+"""Throughput against Blender Cycles on the CPU at equal quality, on the same scenes, one process of
+one thread on each core.
 
-Cycles runs in another interpreter that has bpy (`pip install bpy` in an environment of its own; it is GPL and no
-dependency): BLENDER_PYTHON=/path/to/python python tests/bench_cycles.py
-A capture is the denoised picture, the depth at pixel centres (in Cycles one more render, of one sample), and a fifteenth of
-what a scene takes once: loading, and what its first view takes longer. (In Cycles, too, two processes of one thread are up to
-a tenth faster than one of two threads.) Quality is the PSNR of the picture against the same renderer's converged, denoised
-picture. Skies are turned about the vertical against each other (the two renderers start their panoramas at different sides).
-Cycles is measured as it is shipped, which blurs pixels, clamps bright indirect light and softens reflections of what is not
-seen directly, and made to estimate what is estimated here: a box filter of one pixel, nothing clamped or softened."""
+Cycles runs in another interpreter that has bpy (`pip install bpy` in an environment of its own; it
+is GPL and no dependency): BLENDER_PYTHON=/path/to/python python tests/bench_cycles.py
+
+A capture is
+the denoised picture, the depth at pixel centres (in Cycles one more render, of one sample), and a
+fifteenth of what a scene takes once: loading, and what its first view takes longer. (In Cycles,
+too, two processes of one thread are up to a tenth faster than one of two threads.) Quality is the
+PSNR of the picture against the same renderer's converged, denoised picture. Skies are turned about
+the vertical against each other (the two renderers start their panoramas at different sides).
+Cycles is measured as it is shipped, which blurs pixels, clamps bright indirect light and softens
+reflections of what is not seen directly, and made to estimate what is estimated here: a box filter
+of one pixel, nothing clamped or softened."""
 import json
 import multiprocessing
 import os
@@ -21,39 +26,45 @@ from pathlib import Path
 import numpy as np
 
 SIZE, SCENES, REFERENCE = (256, 256), int(os.environ.get('BENCH_SCENES', 4)), 512
-VIEWS, COMPARED = 15, 2  # of a scene: that share its loading; that are compared, in Cycles the only ones rendered
-UPRIGHT = np.array([[1., 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # y up becomes Blender's z up
+VIEWS, COMPARED = 15, 2  # of a scene: that share its loading; that are compared (Cycles: rendered)
+UPRIGHT = np.array([[1., 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # y up to z up
 OURS, THEIRS = (4, 8, 16), (4, 8, 16, 32)
 
 
 def export(folder: Path, scene):
-    "Triangles, looks and cameras of a scene, for an interpreter that knows nothing of this project."
-    from synthdepth.scenes import MATERIALS, camera_pose, place, sky, sun_direction
+    "Triangles, looks and cameras of a scene, for an interpreter that does not know this project."
+    from synthdepth.scenes import MATERIALS, camera_pose, object_triangles, sky, sun_direction
     arrays, looks = {}, {}
     for name in sorted({o.material for o in scene.objects}):
-        parts = [place(o) for o in scene.objects if o.material == name]
-        for k, x in zip(('corners', 'normals', 'uv'), zip(*parts)): arrays[f'{k}_{name}'] = np.concatenate(x)
+        parts = [object_triangles(o) for o in scene.objects if o.material == name]
+        for k, x in zip(('corners', 'normals', 'uv'), zip(*parts)):
+            arrays[f'{k}_{name}'] = np.concatenate(x)
         m = MATERIALS[name]
         if m.texture: arrays[f'texture_{name}'] = np.clip(m.texture(), 0, 1).astype(np.float32)
-        looks[name] = dict(glass=list(m.glass) if m.glass else None, roughness=m.roughness, metallic=m.metallic,
+        looks[name] = dict(glass=list(m.glass) if m.glass else None,
+                           roughness=m.roughness, metallic=m.metallic,
                            clearcoat=m.clearcoat, sheen=m.sheen, emission=m.emission)
     arrays['sky'] = sky(scene.background)
-    views = [dict(pose=camera_pose(v).tolist(), sun=sun_direction(v).tolist()) for v in scene.views[:COMPARED]]
+    views = [dict(pose=camera_pose(v).tolist(), sun=sun_direction(v).tolist())
+             for v in scene.views[:COMPARED]]
     np.savez(folder/'scene.npz', **arrays)
-    (folder/'scene.json').write_text(json.dumps(dict(looks=looks, views=views, fov=scene.fov, sun=scene.sun)))
+    told = dict(looks=looks, views=views, fov=scene.fov, sun=scene.sun)
+    (folder/'scene.json').write_text(json.dumps(told))
 
 
 def blender_mesh(bpy, name, arrays, look):
     n = len(arrays[f'corners_{name}'])
     mesh = bpy.data.meshes.new(name)
     corners = arrays[f'corners_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T
-    for part, count in ((mesh.vertices, 3*n), (mesh.loops, 3*n), (mesh.polygons, n)): part.add(count)
+    for part, count in ((mesh.vertices, 3*n), (mesh.loops, 3*n), (mesh.polygons, n)):
+        part.add(count)
     mesh.vertices.foreach_set('co', corners.astype(np.float32).ravel())
     mesh.loops.foreach_set('vertex_index', np.arange(3*n, dtype=np.int32))
     mesh.polygons.foreach_set('loop_start', np.arange(0, 3*n, 3, dtype=np.int32))
     mesh.update()
     mesh.uv_layers.new().data.foreach_set('uv', arrays[f'uv_{name}'].reshape(-1).astype(np.float32))
-    mesh.normals_split_custom_set((arrays[f'normals_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T).tolist())
+    normals = arrays[f'normals_{name}'].reshape(-1, 3)@UPRIGHT[:3, :3].T
+    mesh.normals_split_custom_set(normals.tolist())
     material = bpy.data.materials.new(name)
     material.use_nodes = True
     nodes, links = material.node_tree.nodes, material.node_tree.links
@@ -66,7 +77,8 @@ def blender_mesh(bpy, name, arrays, look):
     else:
         texture = arrays[f'texture_{name}']
         image = bpy.data.images.new(name, texture.shape[1], texture.shape[0], float_buffer=True)
-        image.pixels.foreach_set(np.dstack([texture[::-1], np.ones(texture.shape[:2], np.float32)]).ravel())
+        opaque = np.ones(texture.shape[:2], np.float32)
+        image.pixels.foreach_set(np.dstack([texture[::-1], opaque]).ravel())
         node = nodes.new('ShaderNodeTexImage')
         node.image = image
         links.new(node.outputs['Color'], shader.inputs['Base Color'])
@@ -90,7 +102,8 @@ def blender_scene(bpy, folder: Path):
     image.pixels.foreach_set(np.dstack([sky[::-1], np.ones(sky.shape[:2], np.float32)]).ravel())
     node = world.node_tree.nodes.new('ShaderNodeTexEnvironment')
     node.image = image
-    world.node_tree.links.new(node.outputs['Color'], world.node_tree.nodes['Background'].inputs['Color'])
+    background = world.node_tree.nodes['Background']
+    world.node_tree.links.new(node.outputs['Color'], background.inputs['Color'])
     sun = bpy.data.objects.new('sun', bpy.data.lights.new('sun', 'SUN'))
     sun.data.energy, sun.data.angle = info['sun'], 0
     camera = bpy.data.objects.new('camera', bpy.data.cameras.new('camera'))
@@ -98,15 +111,19 @@ def blender_scene(bpy, folder: Path):
     for o in (sun, camera): bpy.context.collection.objects.link(o)
     scene.camera = camera
     r, c = scene.render, scene.cycles
-    r.engine, r.resolution_x, r.resolution_y, r.resolution_percentage = 'CYCLES', SIZE[1], SIZE[0], 100
-    r.use_persistent_data, r.threads_mode, r.threads = True, 'FIXED', int(os.environ['BENCH_THREADS'])
+    r.engine, r.resolution_percentage = 'CYCLES', 100
+    r.resolution_x, r.resolution_y = SIZE[1], SIZE[0]
+    r.use_persistent_data, r.threads_mode = True, 'FIXED'
+    r.threads = int(os.environ['BENCH_THREADS'])
     r.image_settings.file_format, r.image_settings.color_depth = 'OPEN_EXR', '32'
-    c.device, c.use_adaptive_sampling, c.max_bounces, c.use_denoising, c.denoiser = 'CPU', False, 7, True, 'OPENIMAGEDENOISE'
+    c.device, c.use_adaptive_sampling, c.max_bounces = 'CPU', False, 7
+    c.use_denoising, c.denoiser = True, 'OPENIMAGEDENOISE'
     if os.environ['BENCH_SAME'] == '1':
         c.pixel_filter_type, c.sample_clamp_indirect, c.blur_glossy = 'BOX', 0, 0
     bpy.context.view_layer.use_pass_z = True
     def look(view):
-        camera.matrix_world = Matrix((UPRIGHT@np.array(view['pose'])@np.diag([1., -1., -1., 1.])).tolist())
+        pose = UPRIGHT@np.array(view['pose'])@np.diag([1., -1., -1., 1.])
+        camera.matrix_world = Matrix(pose.tolist())
         d = np.array(view['sun'])
         side = np.cross([1, 0, 0] if abs(d[1]) > .99 else [0, 1, 0], -d)
         side /= np.linalg.norm(side)
@@ -117,7 +134,7 @@ def blender_scene(bpy, folder: Path):
 
 
 def blender(folder: Path):
-    "Render all views at each number of samples, and their depth; seconds per view go to times.json, pictures beside."
+    "Render all views at each number of samples, and their depth; seconds per view: times.json."
     import bpy
     warnings.simplefilter('ignore')  # bpy 5 announces changes of bpy 6
     start = time.perf_counter()
@@ -138,8 +155,10 @@ def blender(folder: Path):
     for spp in (*THEIRS, REFERENCE):
         scene.cycles.samples = spp
         times[spp] = take(f'cycles_{spp}', *((1000, 1) if spp == REFERENCE else (0, 3)))
-    c, output = scene.cycles, scene.render.image_settings  # one sample through the middle of each pixel
-    c.samples, c.max_bounces, c.use_denoising, c.pixel_filter_type, c.filter_width = 1, 0, False, 'BOX', .01
+    # one sample through the middle of each pixel
+    c, output = scene.cycles, scene.render.image_settings
+    c.samples, c.max_bounces, c.use_denoising = 1, 0, False
+    c.pixel_filter_type, c.filter_width = 'BOX', .01
     if hasattr(output, 'media_type'): output.media_type = 'MULTI_LAYER_IMAGE'
     output.file_format = 'OPEN_EXR_MULTILAYER'
     times['depth'] = take('depth', 0)
@@ -149,24 +168,27 @@ def blender(folder: Path):
 def psnr(x, truth) -> float:
     from synthdepth.scenes import exposure, tone_map
     gain = exposure(truth)
-    return float(10*np.log10(255**2/np.mean((tone_map(x, gain).astype(float) - tone_map(truth, gain))**2)))
+    error = tone_map(x, gain).astype(float) - tone_map(truth, gain)
+    return float(10*np.log10(255**2/np.mean(error**2)))
 
 
 def ours(scenes, send):
-    "Samples -> (seconds per capture, PSNR) of each scene, after another has compiled the kernels; in a process of its own."
+    """Samples -> (seconds per capture, PSNR) of each scene, after another has compiled the kernels;
+    in a process of its own."""
     import drjit as dr
     import mitsuba as mi
-    from synthdepth.scenes.render import _aim, _sensor, _turn_sun, build, choose_variant, radiance
-    from synthdepth.scenes.render import z_depth
+    from synthdepth.scenes import aim, choose_variant, pinhole_sensor, radiance, to_mitsuba
+    from synthdepth.scenes import turn_sun, z_depth
     variant, found = choose_variant(), []
     dr.set_thread_count(1)
 
     def render(scene, spp, views):
-        mi_scene, sensor = build(scene, variant), _sensor(scene.views[0], scene.fov, SIZE)
+        mi_scene = to_mitsuba(scene, variant)
+        sensor = pinhole_sensor(scene.views[0], scene.fov, SIZE)
         params, pictures = mi.traverse(mi_scene), []
         for n, view in enumerate(views):
-            if scene.sun: _turn_sun(params, view)
-            _aim(sensor, view)
+            if scene.sun: turn_sun(params, view)
+            aim(sensor, view)
             pictures.append(radiance(mi_scene, sensor, spp, n + 1000*(spp == REFERENCE), True))
             z_depth(mi_scene, sensor, view, variant, SIZE, scene.fov)
         return pictures
@@ -203,12 +225,14 @@ def read_theirs(folder: Path) -> dict:
     "Samples -> (seconds per capture, PSNR) of a scene."
     import mitsuba as mi
     def read(name):
-        x = mi.Bitmap(str(folder/name)).convert(mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32, srgb_gamma=False)
+        rgb, floats = mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32
+        x = mi.Bitmap(str(folder/name)).convert(rgb, floats, srgb_gamma=False)
         return np.array(x)
     times, views = json.loads((folder/'times.json').read_text()), range(COMPARED)
     rest = (times['build'] + times['first'])/VIEWS + np.median(times['depth'])
     truth = [read(f'cycles_{REFERENCE}_{n}.exr') for n in views]
-    quality = {spp: [psnr(read(f'cycles_{spp}_{n}.exr'), truth[n]) for n in views] for spp in THEIRS}
+    quality = {spp: [psnr(read(f'cycles_{spp}_{n}.exr'), truth[n]) for n in views]
+               for spp in THEIRS}
     return {spp: ([t + rest for t in times[str(spp)]], quality[spp]) for spp in THEIRS}
 
 
@@ -220,7 +244,8 @@ def cycles_on_all_cores(scenes, python: str, cores: int, same: bool) -> list:
             folders = [Path(tmp)/str(n) for n in range(len(scenes[k:k+cores]))]
             for f in folders: f.mkdir()
             running = [theirs(s, python, same, f) for s, f in zip(scenes[k:k+cores], folders)]
-            if any(p.wait() for p in running): raise RuntimeError('Cycles failed; its message stands above')
+            if any(p.wait() for p in running):
+                raise RuntimeError('Cycles failed; its message stands above')
             found += [read_theirs(f) for f in folders]
     return found
 
@@ -231,7 +256,8 @@ def table(name: str, found: list[dict], cores: int) -> list[tuple]:
         took, quality = (np.concatenate([f[spp][k] for f in found]) for k in (0, 1))
         took = took/cores
         rows.append((float(np.median(took)), float(quality.mean())))
-        print(f'{name:19} {spp:3} samples: {np.median(took):.3f} s a capture, PSNR {quality.mean():.1f} dB', flush=True)
+        print(f'{name:19} {spp:3} samples: {np.median(took):.3f} s a capture, '
+              f'PSNR {quality.mean():.1f} dB', flush=True)
     return rows
 
 
@@ -241,16 +267,20 @@ def main(python: str):
     cores = min(2, os.cpu_count())
     choose_variant()
     scenes = [sample_scene(factors('published', views=VIEWS), 2, i) for i in range(SCENES)]
-    print(f'{SIZE[1]}x{SIZE[0]}, {SCENES} scenes x {VIEWS} views, {cores} processes of one thread, both denoised', flush=True)
+    print(f'{SIZE[1]}x{SIZE[0]}, {SCENES} scenes x {VIEWS} views, '
+          f'{cores} processes of one thread, both denoised', flush=True)
     found = table('synthdepth', on_all_cores(scenes, cores), cores)
     for name, same in (('Cycles as shipped', False), ('Cycles, same light', True)):
         cycles = table(name, cycles_on_all_cores(scenes, python, cores, same), cores)
         seconds, decibel = zip(*cycles)
         for spp, (took, quality) in zip(OURS, found):
-            if quality > max(decibel): ratio = f'more than {seconds[-1]/took:.1f} x; it does not reach {quality:.1f} dB'
-            elif quality < min(decibel): ratio = f'{seconds[0]/took:.1f} x at its fewest samples, which are better'
+            if quality > max(decibel):
+                ratio = f'more than {seconds[-1]/took:.1f} x; it does not reach {quality:.1f} dB'
+            elif quality < min(decibel):
+                ratio = f'{seconds[0]/took:.1f} x at its fewest samples, which are better'
             else: ratio = f'{np.exp(np.interp(quality, decibel, np.log(seconds)))/took:.1f} x'
-            print(f'synthdepth with {spp} samples, times the throughput of {name} at the same PSNR: {ratio}', flush=True)
+            print(f'synthdepth with {spp} samples, times the throughput of {name} at the same '
+                  f'PSNR: {ratio}', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"Rendering speed: the whole path from scene to PNG, against the scalar build and against the default samples."
+"Rendering speed, from scene to PNG, against the scalar build and against the default samples."
 import multiprocessing
 import os
 import resource
@@ -8,24 +8,25 @@ import warnings
 
 import numpy as np
 
-from synthdepth.scenes.render import _sensor, _usable, build, choose_variant, exposure, radiance
-from synthdepth.scenes.render import render_dataset, tone_map
-from synthdepth.scenes import factors, sample_scene
+from synthdepth.scenes import choose_variant, exposure, factors, pinhole_sensor, radiance
+from synthdepth.scenes import render_dataset, sample_scene, to_mitsuba, tone_map, variant_problem
 
 CORES = min(2, os.cpu_count())
 
 
 def _measure(send, variant: str, arguments: dict):
     import mitsuba as mi
-    from synthdepth import render
+    from synthdepth.scenes import dataset_folder, render
     warnings.simplefilter('ignore')
     if variant:  # render_dataset would choose the best one
         choose_variant((variant,))
         mi.set_variant(variant)
-        render.choose_variant = lambda: variant
+        for module in (dataset_folder, render): module.choose_variant = lambda: variant
     n, workers, views = arguments['scenes'], arguments['workers'], arguments['views']
     with tempfile.TemporaryDirectory() as tmp:
-        if workers == 1: render_dataset(f'{tmp}/warm', progress=False, **arguments | dict(scenes=1, seed=1, views=1))
+        if workers == 1:
+            once = arguments | dict(scenes=1, seed=1, views=1)
+            render_dataset(f'{tmp}/warm', progress=False, **once)
         who = resource.RUSAGE_SELF if workers == 1 else resource.RUSAGE_CHILDREN
         start, before = time.perf_counter(), resource.getrusage(who)
         render_dataset(f'{tmp}/set', progress=False, **arguments)
@@ -34,15 +35,19 @@ def _measure(send, variant: str, arguments: dict):
         render_dataset(f'{tmp}/few', progress=False, **arguments | dict(scenes=workers))
         few = time.perf_counter() - start
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    send.send((n*views/took, after.ru_maxrss/1024, busy/(n*views), (n - workers)*views/(took - few)))
+    later = (n - workers)*views/(took - few)
+    send.send((n*views/took, after.ru_maxrss/1024, busy/(n*views), later))
 
 
 def speed(variant='', **arguments) -> tuple[float, float, float, float]:
-    """Captures per second with the workers' start, the largest worker's memory in MB, CPU seconds a capture, and
-    captures per second after the start: those beyond the first scene of every worker; in a process of its own."""
+    """Captures per second with the workers' start, the largest worker's memory in MB, CPU seconds a
+    capture, and captures per second after the start: those beyond the first scene of every worker;
+    in a process of its own."""
     receive, send = multiprocessing.Pipe(False)
-    arguments = dict(preset='published', scenes=4, views=3, seed=2, size=(256, 256), workers=1) | arguments
-    p = multiprocessing.get_context('spawn').Process(target=_measure, args=(send, variant, arguments))
+    standard = dict(preset='published', scenes=4, views=3, seed=2, size=(256, 256), workers=1)
+    arguments = standard | arguments
+    spawn = multiprocessing.get_context('spawn')
+    p = spawn.Process(target=_measure, args=(send, variant, arguments))
     p.start()
     found = receive.recv()
     p.join()
@@ -50,13 +55,15 @@ def speed(variant='', **arguments) -> tuple[float, float, float, float]:
 
 
 def psnr(preset: str, spp: tuple, size=(256, 256), scenes=6, reference=512) -> dict:
-    """Mean and least PSNR in dB of denoised pictures, at the exposure of the reference, and seconds a picture.
-    The reference is denoised too: with 512 samples a room is itself only known to 33 dB, and a studio to 42 dB."""
+    """Mean and least PSNR in dB of denoised pictures, at the exposure of the reference, and seconds
+    a picture. The reference is denoised too: with 512 samples a room is itself only known to 33 dB,
+    and a studio to 42 dB."""
     quality, took = {n: [] for n in spp}, {n: [] for n in spp}
     variant = choose_variant()
     for index in range(scenes):
         scene = sample_scene(factors(preset, views=1), 2, index)
-        mi_scene, sensor = build(scene, variant), _sensor(scene.views[0], scene.fov, size)
+        mi_scene = to_mitsuba(scene, variant)
+        sensor = pinhole_sensor(scene.views[0], scene.fov, size)
         truth = radiance(mi_scene, sensor, reference, 1000, True)
         gain = exposure(truth)
         for n in spp:
@@ -65,23 +72,29 @@ def psnr(preset: str, spp: tuple, size=(256, 256), scenes=6, reference=512) -> d
             took[n].append(time.perf_counter() - start)
             error = tone_map(x, gain).astype(float) - tone_map(truth, gain)
             quality[n].append(10*np.log10(255**2/np.mean(error**2)))
-    return {n: (float(np.mean(quality[n])), float(np.min(quality[n])), float(np.median(took[n]))) for n in spp}
+    def summary(n): return np.mean(quality[n]), np.min(quality[n]), np.median(took[n])
+    return {n: tuple(map(float, summary(n))) for n in spp}
 
 
 if __name__ == '__main__':
     warnings.simplefilter('ignore')
-    if reason := _usable('llvm_ad_rgb'): print(f'llvm_ad_rgb: not measured, {reason}')
+    if reason := variant_problem('llvm_ad_rgb'): print(f'llvm_ad_rgb: not measured, {reason}')
     else:
         scalar, llvm = speed('scalar_rgb', scenes=2), speed('llvm_ad_rgb', scenes=2)
-        print(f'256x256, 16 samples, denoised, one process: scalar_rgb {scalar[0]:.2f} captures/s (baseline), '
+        print(f'256x256, 16 samples, denoised, one process: '
+              f'scalar_rgb {scalar[0]:.2f} captures/s (baseline), '
               f'llvm_ad_rgb {llvm[0]/scalar[0]:.2f} x the baseline')
     for size, views in (((256, 256), 15), ((480, 640), 3)):
         base = None
         for spp in (16, 8):
-            rate, memory, busy, later = speed(size=size, spp=spp, workers=CORES, views=views, scenes=5*CORES)
+            rate, memory, busy, later = speed(size=size, spp=spp, workers=CORES, views=views,
+                                              scenes=5*CORES)
             base = base or later
-            print(f'{size[1]}x{size[0]}, {spp} samples, {CORES} workers: {later:.2f} captures/s, {later/base:.2f} x 16 samples; '
-                  f'with their start {rate:.2f}; {busy:.2f} CPU seconds a capture, {memory:.0f} MB a worker', flush=True)
+            print(f'{size[1]}x{size[0]}, {spp} samples, {CORES} workers: {later:.2f} captures/s, '
+                  f'{later/base:.2f} x 16 samples; '
+                  f'with their start {rate:.2f}; {busy:.2f} CPU seconds a capture, '
+                  f'{memory:.0f} MB a worker', flush=True)
     for preset, scenes in (('published', 12), ('rooms', 2)):
         for n, (mean, least, took) in psnr(preset, (8, 12, 16), scenes=scenes).items():
-            print(f'{preset} 256x256, {n:2} samples, denoised: PSNR {mean:.1f} dB (lowest {least:.1f}), {took:.2f} s')
+            print(f'{preset} 256x256, {n:2} samples, denoised: PSNR {mean:.1f} dB '
+                  f'(lowest {least:.1f}), {took:.2f} s')

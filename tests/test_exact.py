@@ -2,34 +2,38 @@
 import numpy as np
 import pytest
 
-from synthdepth.scenes.render import _sensor, build, choose_variant, place, z_depth
-from synthdepth.scenes import Object, Scene, View, camera_pose, factors, intrinsics, sample_scene
+from synthdepth.camera import Intrinsics
+from synthdepth.scenes import Object, Scene, View, camera_pose, choose_variant, factors
+from synthdepth.scenes import object_triangles, pinhole_sensor, sample_scene, to_mitsuba, z_depth
 
 SIZE = (96, 128)
 
 
 def pixel_rays(view, size, fov):
     "Origin (3,) and directions (H,W,3) whose component along the viewing direction is 1."
-    k, pose = intrinsics(fov, size[1], size[0]), camera_pose(view)
+    k, pose = Intrinsics.from_fov(fov, size[1], size[0]), camera_pose(view)
     v, u = np.mgrid[.5:size[0], .5:size[1]]
-    rays = np.stack([(u-k['cx'])/k['fx'], (v-k['cy'])/k['fy'], np.ones_like(u)], -1)
+    rays = np.stack([(u-k.cx)/k.fx, (v-k.cy)/k.fy, np.ones_like(u)], -1)
     return pose[:3, 3], rays@pose[:3, :3].T
 
 
 def found(scene, view, size=SIZE):
     variant = choose_variant()
-    return z_depth(build(scene, variant), _sensor(view, scene.fov, size), view, variant, size, scene.fov)
+    mi_scene, sensor = to_mitsuba(scene, variant), pinhole_sensor(view, scene.fov, size)
+    return z_depth(mi_scene, sensor, view, variant, size, scene.fov)
 
 
 def cast(scene, view, size=SIZE):
     "z-depth by Embree through trimesh, 0 for a miss."
     trimesh = pytest.importorskip('trimesh')
     from trimesh.ray.ray_pyembree import RayMeshIntersector
-    corners = np.concatenate([place(o)[0] for o in scene.objects]).reshape(-1, 3).astype(float)
+    corners = np.concatenate([object_triangles(o)[0] for o in scene.objects])
+    corners = corners.reshape(-1, 3).astype(float)
     mesh = trimesh.Trimesh(corners, np.arange(len(corners)).reshape(-1, 3), process=False)
     origin, rays = pixel_rays(view, size, scene.fov)
     flat = rays.reshape(-1, 3)
-    at, ray, _ = RayMeshIntersector(mesh).intersects_location(np.tile(origin, (len(flat), 1)), flat, False)
+    caster, origins = RayMeshIntersector(mesh), np.tile(origin, (len(flat), 1))
+    at, ray, _ = caster.intersects_location(origins, flat, False)
     z = np.zeros(len(flat))
     z[ray] = (at-origin)@camera_pose(view)[:3, 2]
     return z.reshape(size)
@@ -45,7 +49,8 @@ def test_agrees_with_another_ray_caster(preset):
         a, b = found(scene, view), cast(scene, view)
         same.append(((a > 0) == (b > 0)).mean())
         close.append((np.abs(a-b) <= .001).mean())
-    print(f'{preset}: same validity {np.mean(same):.5%}, within 1 mm {np.mean(close):.5%}, worst {min(close):.5%}')
+    print(f'{preset}: same validity {np.mean(same):.5%}, within 1 mm {np.mean(close):.5%}, '
+          f'worst {min(close):.5%}')
     assert min(same) >= .999 and min(close) >= .999
 
 
@@ -56,7 +61,7 @@ TURNED = View((.3, 1.2, 2.), yaw=20., pitch=-15., roll=7.)
 
 
 def test_box_equals_its_faces():
-    "The slab method: the last entry into the three pairs of planes, when it comes before the first exit."
+    "The slab method: the last entry into the pairs of planes, if it comes before the first exit."
     size, at = np.array([1.2, .7, .9]), np.array([-.3, .4, -1.5])
     z = found(lone(Object('box', 'oak', tuple(at), tuple(size))), TURNED)
     origin, rays = pixel_rays(TURNED, SIZE, 60.)

@@ -1,4 +1,6 @@
-"A user's own meshes and skies, through the whole renderer, in processes of their own: what is registered stays."
+"""A user's own meshes and skies, through the whole renderer.
+
+In processes of their own: what is registered stays."""
 import json
 import subprocess
 import sys
@@ -9,13 +11,17 @@ import numpy as np
 import pytest
 import trimesh
 
+from synthdepth.errors import SynthdepthError
+from synthdepth.scenes import custom
 from synthdepth.scenes import OwnError, add_environments, add_meshes, read_environment, read_mesh
 
 COMMAND = [sys.executable, '-c', 'from synthdepth.cli import main; main()']
-SMALL = ['--scenes', 2, '--height', 48, '--width', 64, '--spp', 2, '--set', 'views=2', '--set', 'objects=[6,9]', '--workers', 2]
+SMALL = ['--scenes', 2, '--height', 48, '--width', 64, '--spp', 2, '--set', 'views=2',
+         '--set', 'objects=[6,9]', '--workers', 2]
 
 
-def synthdepth(*args): return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True)
+def synthdepth(*args):
+    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -31,13 +37,15 @@ def meshes(tmp_path):
 def skies(tmp_path):
     (tmp_path/'skies').mkdir()
     for name in ('dawn.exr', 'dusk.hdr'):
-        mi.Bitmap(np.linspace(.1, 3, 32*64*3, dtype=np.float32).reshape(32, 64, 3)).write(str(tmp_path/'skies'/name))
+        radiance = np.linspace(.1, 3, 32*64*3, dtype=np.float32).reshape(32, 64, 3)
+        mi.Bitmap(radiance).write(str(tmp_path/'skies'/name))
     return tmp_path/'skies'
 
 
 def test_own_files_in_a_dataset(tmp_path, meshes, skies):
     own = ['--meshes', meshes, '--environments', skies]
-    names = ['--set', 'shapes=["own/ring","own/slab","own/ball"]', '--set', 'backgrounds=["own/dawn","own/dusk"]']
+    names = ['--set', 'shapes=["own/ring","own/slab","own/ball"]',
+             '--set', 'backgrounds=["own/dawn","own/dusk"]']
     p = synthdepth('render', tmp_path/'set', *SMALL, *own, *names)
     assert p.returncode == 0, p.stderr
     info = json.loads((tmp_path/'set'/'dataset.json').read_text())
@@ -49,7 +57,8 @@ def test_own_files_in_a_dataset(tmp_path, meshes, skies):
     assert p.returncode == 0, p.stderr
     assert (tmp_path/'set'/rows[0]['rgb_file_name']).read_bytes() == before
     p = synthdepth('rerender', tmp_path/'set', rows[0]['scene'])
-    assert p.returncode == 1 and 'was rendered with the files' in p.stderr + p.stdout or 'unknown entries' in p.stderr
+    refused = 'was rendered with the files' in p.stderr + p.stdout
+    assert p.returncode == 1 and refused or 'unknown entries' in p.stderr
     trimesh.creation.box((1, 1, 3)).export(meshes/'slab.obj')
     p = synthdepth('render', tmp_path/'set', *SMALL, *own, *names)
     assert p.returncode == 1 and 'begun with other arguments (own:' in p.stderr
@@ -58,14 +67,16 @@ def test_own_files_in_a_dataset(tmp_path, meshes, skies):
 def test_own_files_join_the_preset(tmp_path, meshes):
     p = synthdepth('render', tmp_path/'set', *SMALL, '--meshes', meshes)
     assert p.returncode == 0, p.stderr
-    shapes = json.loads((tmp_path/'set'/'dataset.json').read_text())['generator']['factors']['shapes']
+    info = json.loads((tmp_path/'set'/'dataset.json').read_text())
+    shapes = info['generator']['factors']['shapes']
     assert 'own/ring' in shapes and 'sphere' in shapes
 
 
 @pytest.mark.parametrize('name, text, message', [
     ('broken.obj', 'v 1 2 nonsense', 'cannot read the mesh|holds no triangles'),
     ('points.obj', 'v 0 0 0\nv 1 0 0\n', 'no triangles|cannot read'),
-    ('flat.obj', 'v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n', 'lie in one point'), ('empty.glb', '', 'cannot read the mesh'),
+    ('flat.obj', 'v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n', 'lie in one point'),
+    ('empty.glb', '', 'cannot read the mesh'),
     ('nan.obj', 'v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n', 'not finite')])
 def test_unusable_meshes(tmp_path, name, text, message):
     (tmp_path/name).write_text(text)
@@ -83,10 +94,26 @@ def test_unusable_skies(tmp_path):
                              ('minus.exr', -np.ones((8, 16, 3)), '128 pixels that are negative')):
         with pytest.raises(OwnError, match=message): read_environment(picture(name, x))
     (tmp_path/'text.hdr').write_text('not a picture')
-    with pytest.raises(OwnError, match='cannot read the environment'): read_environment(tmp_path/'text.hdr')
+    with pytest.raises(OwnError, match='cannot read the environment'):
+        read_environment(tmp_path/'text.hdr')
     (tmp_path/'twice.exr').touch()
     (tmp_path/'twice.hdr').touch()
     with pytest.raises(OwnError, match='several files for own/twice'): add_environments(tmp_path)
+
+
+def test_a_file_behind_a_name_stays_the_same(meshes, monkeypatch):
+    monkeypatch.setattr(custom, 'SHAPES', {})
+    monkeypatch.setattr(custom, '_HASHES', {})
+    hashes = add_meshes(meshes)
+    assert add_meshes(meshes) == hashes
+    trimesh.creation.box((2, 1, 1)).export(meshes/'slab.obj')
+    with pytest.raises(OwnError, match='own/slab was registered from another file'):
+        add_meshes(meshes)
+
+
+def test_the_error_is_the_projects_and_a_value_error(tmp_path):
+    assert issubclass(OwnError, ValueError) and issubclass(OwnError, SynthdepthError)
+    with pytest.raises(SynthdepthError, match='is not a folder'): add_meshes(tmp_path/'nowhere')
 
 
 def test_a_large_panorama_is_averaged(tmp_path):

@@ -4,9 +4,10 @@ import json
 import pytest
 
 from synthdepth.data import open_data
-from synthdepth.scenes import RenderError, contact_sheet, render_dataset, rerender, stored_scene
+from synthdepth.scenes import RenderError, render_dataset, rerender, scene_sheet, stored_scene
 
-SMALL = dict(preset='published', scenes=3, views=2, size=(48, 64), spp=2, seed=5, objects=[4, 8], workers=1, progress=False)
+SMALL = dict(preset='published', scenes=3, views=2, size=(48, 64), spp=2, seed=5, objects=[4, 8],
+             workers=1, progress=False)
 
 
 def digest(folder):
@@ -15,7 +16,8 @@ def digest(folder):
 
 
 @pytest.fixture
-def small(tmp_path): return render_dataset(tmp_path/'set', extras=('normal', 'focal'), focal=dict(slices=2), **SMALL)
+def small(tmp_path):
+    return render_dataset(tmp_path/'set', extras=('normal', 'focal'), focal=dict(slices=2), **SMALL)
 
 
 def test_every_scene_comes_out_the_same(small):
@@ -26,10 +28,10 @@ def test_every_scene_comes_out_the_same(small):
 
 
 def test_a_scene_that_was_sampled_anew(tmp_path, monkeypatch):
-    from synthdepth import render
+    from synthdepth.scenes import write
     first = {'bad': True}
-    def fault(c): return 'burnt' if first.pop('bad', False) else None
-    monkeypatch.setattr(render, 'fault', fault)
+    def fault(v): return 'burnt' if first.pop('bad', False) else None
+    monkeypatch.setattr(write, 'view_fault', fault)
     data = render_dataset(tmp_path/'set', **SMALL)
     monkeypatch.undo()
     assert json.loads((data/'metadata.jsonl').read_text().splitlines()[0])['attempt'] == 1
@@ -40,11 +42,13 @@ def test_a_scene_that_was_sampled_anew(tmp_path, monkeypatch):
 
 def test_into_another_folder(small, tmp_path):
     before = digest(small)
-    files = rerender(small, 'published-5-00002', tmp_path/'big', size=(96, 128), extras=('distance',))
+    files = rerender(small, 'published-5-00002', tmp_path/'big', size=(96, 128),
+                     extras=('distance',))
     assert digest(small) == before and len(files) == 6
     data = open_data(tmp_path/'big')
     assert len(data) == 2 and data[0].rgb.shape == (96, 128, 3)
-    with pytest.raises(RenderError, match='not a dataset'): rerender(small, 'published-5-00001', tmp_path/'big')
+    with pytest.raises(RenderError, match='not a dataset'):
+        rerender(small, 'published-5-00001', tmp_path/'big')
 
 
 def test_another_build_is_refused(small):
@@ -52,7 +56,8 @@ def test_another_build_is_refused(small):
     info['generator']['mitsuba'] = '2.0'
     (small/'dataset.json').write_text(json.dumps(info))
     before = digest(small)
-    with pytest.raises(RenderError, match='mitsuba: 2.0 there'): rerender(small, 'published-5-00000')
+    with pytest.raises(RenderError, match='mitsuba: 2.0 there'):
+        rerender(small, 'published-5-00000')
     assert digest(small) == before
 
 
@@ -67,7 +72,8 @@ def test_another_scene_is_refused(small):
 
 
 def test_not_a_rendered_dataset(tmp_path, small):
-    with pytest.raises(RenderError, match='not a complete rendered dataset'): stored_scene(tmp_path, 'x')
+    with pytest.raises(RenderError, match='not a complete rendered dataset'):
+        stored_scene(tmp_path, 'x')
     with pytest.raises(RenderError, match="no scene 'x'"): stored_scene(small, 'x')
     with pytest.raises(RenderError, match='unknown extras heat'):
         rerender(small, 'published-5-00000', tmp_path/'o', extras=('heat',))
@@ -75,6 +81,7 @@ def test_not_a_rendered_dataset(tmp_path, small):
 
 
 def test_contact_sheet_of_a_folder(small, tmp_path):
-    sheet = contact_sheet(small, n=3, columns=2, size=(30, 40))
-    assert sheet.size == (2*46, 2*66)
-    with pytest.raises(RenderError, match='neither a finished dataset folder nor a preset'): contact_sheet(tmp_path)
+    sheet = scene_sheet(small, n=3, columns=2, width=40)
+    assert sheet.size == (2*46 - 6, 2*66 - 6)  # a gap of 6 pixels between captures
+    with pytest.raises(RenderError, match='neither a finished dataset folder nor a preset'):
+        scene_sheet(tmp_path)

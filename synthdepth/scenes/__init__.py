@@ -3,13 +3,19 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'shapes': ['KINDS', 'MATERIALS', 'SHAPES', 'shape_mesh'],
+    'catalogue': ['KINDS', 'SHAPES', 'shape_mesh'],
+    'materials': ['MATERIALS'],
     'description': ['PRESETS', 'Factors', 'Object', 'Scene', 'View', 'camera_pose', 'factors',
-        'from_json', 'intrinsics', 'sample_scene', 'sun_direction', 'to_json'],
+        'from_json', 'sun_direction', 'to_json'],
+    'sampling': ['sample_scene'],
     'custom': ['OwnError', 'add_environments', 'add_meshes', 'read_environment', 'read_mesh'],
     'skies': ['sky'],
-    'light_paths': ['CERTAIN', 'LONGEST', 'trace'],
-    'render': ['RenderError', 'choose_variant', 'encode_normal', 'exposure', 'fault', 'focal_stack',
-        'millimetres', 'place', 'render_dataset', 'render_scene', 'surface', 'tone_map', 'z_depth'],
-    'rerendering': ['contact_sheet', 'rerender', 'stored_scene', 'traced'],
+    'mitsuba_scene': ['RenderError', 'aim', 'choose_variant', 'object_triangles', 'pinhole_sensor',
+        'thin_lens_sensor', 'to_mitsuba', 'turn_sun', 'variant_problem'],
+    'light_paths': ['MAX_DEPTH', 'ROULETTE_DEPTH', 'trace'],
+    'picture': ['exposure', 'focal_stack', 'radiance', 'tone_map'],
+    'exact_depth': ['decode_normal', 'encode_normal', 'millimetres', 'surface', 'z_depth'],
+    'render': ['EXTRAS', 'render_scene', 'view_fault'],
+    'write': ['render_dataset'],
+    'rerendering': ['rerender', 'scene_sheet', 'stored_scene', 'trace_depths'],
 })
