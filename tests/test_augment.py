@@ -1,4 +1,4 @@
-"Augmentation: drawn from seed, epoch and index alone; depth, mask and camera change with the picture."
+"Augmentation: drawn from seed, epoch and index; depth, mask and camera change with the picture."
 import pytest
 import torch
 from toy import write_synthdepth
@@ -26,7 +26,8 @@ def samples(data, **options):
 
 def test_the_same_bytes_whatever_the_loader(data):
     want = samples(data, batch_size=1)
-    for options in (dict(batch_size=5, shuffle=True, seed=1), dict(batch_size=4, workers=2), dict(batch_size=12, cache=True)):
+    for options in (dict(batch_size=5, shuffle=True, seed=1), dict(batch_size=4, workers=2),
+                    dict(batch_size=12, cache=True)):
         torch.manual_seed(options['batch_size'])
         found = samples(data, **options)
         assert all(torch.equal(found[i][n], want[i][n]) for i in range(12) for n in want[i])
@@ -37,8 +38,8 @@ def test_off_by_default(data):
     assert augment_batch(batch, Augment(), 0, 0) is batch and not Augment() and Augment().only_flips
 
 
-@pytest.mark.parametrize('wrong', [dict(brightness=1.), dict(hue=.6), dict(crop=0.), dict(crop=1.2), dict(gamma=-.1),
-                                   dict(flip=2)])
+@pytest.mark.parametrize('wrong', [dict(brightness=1.), dict(hue=.6), dict(crop=0.),
+                                   dict(crop=1.2), dict(gamma=-.1), dict(flip=2)])
 def test_limits(wrong):
     with pytest.raises(ValueError, match=f'augmentation: {next(iter(wrong))} is'): Augment(**wrong)
 
@@ -56,7 +57,8 @@ def test_one_change_leaves_the_others_as_they_were(data):
     some = augment_batch(batch, Augment(flip=True, crop=.5), 3, 2)
     more = augment_batch(batch, ALL, 3, 2)
     assert all(torch.equal(some[n], more[n]) for n in ('depth', 'valid', 'intrinsics'))
-    assert not torch.equal(some['rgb'], more['rgb']) and 0 <= more['rgb'].min() and more['rgb'].max() <= 1
+    assert not torch.equal(some['rgb'], more['rgb'])
+    assert 0 <= more['rgb'].min() and more['rgb'].max() <= 1
 
 
 def test_flips_alone(data):
@@ -78,18 +80,21 @@ def world(depth, camera):
 def test_a_crop_shows_the_same_points_in_space(mirrored):
     "A plane that leans: wherever it is seen from the crop, its equation holds."
     camera, size = torch.tensor([70., 66., 30., 25.]), (48, 64)
-    y, x = torch.meshgrid((torch.arange(48) + .5 - 25)/66, (torch.arange(64) + .5 - 30)/70, indexing='ij')
+    rows, columns = (torch.arange(48) + .5 - 25)/66, (torch.arange(64) + .5 - 30)/70
+    y, x = torch.meshgrid(rows, columns, indexing='ij')
     depth = 3/(1 + .5*x + .3*y)  # z + .5 X + .3 Y = 3
-    batch = dict(rgb=torch.rand(1, 3, *size), depth=depth[None], valid=torch.ones(1, *size, dtype=bool), intrinsics=camera[None],
-                 index=torch.tensor([0]))
-    seed = next(s for s in range(50) if bool(flips(batch['index'], s, 0)) == mirrored and draw(batch['index'], s, 0)['crop'] > .5)
+    batch = dict(rgb=torch.rand(1, 3, *size), depth=depth[None], intrinsics=camera[None],
+                 valid=torch.ones(1, *size, dtype=bool), index=torch.tensor([0]))
+    seed = next(s for s in range(50) if bool(flips(batch['index'], s, 0)) == mirrored
+                and draw(batch['index'], s, 0)['crop'] > .5)
     found = augment_batch(batch, Augment(flip=True, crop=.4), seed, 0)
     X, Y, Z = world(found['depth'][0], found['intrinsics'][0]).unbind(-1)
     assert found['intrinsics'][0, 0] > 85
     off = (Z + (-.5 if mirrored else .5)*X + .3*Y - 3).abs()
     assert off.max() < .05  # half a pixel of the whole picture, as nearest resizing allows
     wrong = world(found['depth'][0], camera)
-    assert (wrong[..., 2] + (-.5 if mirrored else .5)*wrong[..., 0] + .3*wrong[..., 1] - 3).abs().max() > .2
+    x, y, z = wrong.unbind(-1)
+    assert (z + (-.5 if mirrored else .5)*x + .3*y - 3).abs().max() > .2
     assert torch.isin(found['depth'], depth).all()
 
 
@@ -101,12 +106,14 @@ def test_invalid_stays_invalid():
 
 
 def test_unknown_camera_stays_unknown():
-    camera = crop_resize(torch.rand(3, 8, 8), torch.rand(8, 8), torch.rand(8, 8) > 0, torch.full((4,), torch.nan), 0, 0, 4, 4)[3]
+    rgb, depth, unknown = torch.rand(3, 8, 8), torch.rand(8, 8), torch.full((4,), torch.nan)
+    camera = crop_resize(rgb, depth, torch.rand(8, 8) > 0, unknown, 0, 0, 4, 4)[3]
     assert camera.isnan().all()
 
 
 def test_recolour_does_what_it_says():
-    rgb, u = torch.rand(3, 16, 16)*.5 + .2, dict.fromkeys(('brightness', 'contrast', 'saturation', 'hue', 'gamma'), .99)
+    rgb = torch.rand(3, 16, 16)*.5 + .2
+    u = dict.fromkeys(('brightness', 'contrast', 'saturation', 'hue', 'gamma'), .99)
     assert torch.allclose(recolour(rgb, Augment(brightness=.2), u), rgb*1.196, atol=1e-5)
     assert recolour(rgb, Augment(contrast=.5), u).std() > 1.3*rgb.std()
     assert recolour(rgb, Augment(gamma=.5), u).mean() < rgb.mean()

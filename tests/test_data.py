@@ -1,6 +1,7 @@
 "Datasets on disk: every layout read exactly, every fault named with its file."
 import json
 import math
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -10,11 +11,11 @@ from PIL import Image
 from toy import published_code, toy_capture, write_flat, write_synthdepth, write_tasks
 
 from synthdepth.camera import Intrinsics
-from synthdepth.data import DataError, DepthFormat, check_data, check_split
+from synthdepth.data import Capture, DataError, DepthData, DepthFormat, Member, check_data
+from synthdepth.data import check_split, list_captures, open_data, read_depth, read_rgb, show_pairs
+from synthdepth.data import split_by_scene, split_over_images
 from synthdepth.colour import NO_DEPTH, colour_depth
 from synthdepth.camera import depth_to_distance, distance_to_depth
-from synthdepth.data import open_data
-from synthdepth.data import read_depth, read_rgb, show_pairs, split_by_scene, split_over_images
 
 
 @pytest.fixture
@@ -41,13 +42,15 @@ def test_ratio_of_distance_to_depth_by_hand():
     assert ratio[0, 0] == pytest.approx(math.sqrt(1 + x*x + y*y), rel=1e-6)
     assert ratio[0, 0] == pytest.approx(ratio[-1, -1]) and ratio.min() == pytest.approx(1, abs=1e-5)
     corner = math.sqrt(1 + math.tan(math.radians(30))**2*(1 + (4/3)**2))
-    assert ratio.max() == pytest.approx(corner, abs=.003) and corner == pytest.approx(1.39, abs=.003)
+    assert ratio.max() == pytest.approx(corner, abs=.003)
+    assert corner == pytest.approx(1.39, abs=.003)
 
 
 def test_distance_and_back():
     camera = Intrinsics(50, 60, 20, 30)
     depth = np.random.default_rng(0).uniform(.1, 9, (48, 64)).astype(np.float32)
-    assert np.allclose(distance_to_depth(depth_to_distance(depth, camera), camera), depth, rtol=1e-6)
+    assert np.allclose(distance_to_depth(depth_to_distance(depth, camera), camera), depth,
+                       rtol=1e-6)
 
 
 def test_scaled_camera_sees_the_same_rays():
@@ -63,7 +66,8 @@ def test_synthdepth_layout(ours):
     assert (len(data), data.layout, len(data.scenes)) == (12, 'synthdepth', 4)
     rgb, depth, camera = toy_capture(1, 2)
     sample = data[5]
-    assert sample.capture.scene == 'toy-0-00001' and sample.capture.view == 2 and sample.capture.intrinsics == camera
+    assert sample.capture.scene == 'toy-0-00001' and sample.capture.view == 2
+    assert sample.capture.intrinsics == camera
     assert (sample.rgb == rgb).all() and sample.rgb.dtype == np.uint8
     assert np.abs(sample.depth - depth).max() <= .00051 and sample.depth.dtype == np.float32
     assert (sample.valid == (depth > 0)).all() and 0 < sample.valid.mean() < 1
@@ -73,15 +77,18 @@ def test_synthdepth_layout(ours):
 @pytest.mark.parametrize('write, layout', [(write_flat, 'flat'), (write_tasks, 'tasks')])
 def test_published_layouts(tmp_path, write, layout):
     data = open_data(write(tmp_path/'set'), max_depth=10, fov=60, views=3)
-    assert (len(data), data.layout, data.format.kind, len(data.scenes)) == (12, layout, 'distance', 4)
+    assert (len(data), data.layout, data.format.kind,
+            len(data.scenes)) == (12, layout, 'distance', 4)
     assert all(len(views) == 3 for views in data.scenes.values())
     _, depth, camera = toy_capture(1, 2)
     sample = data[5]
     assert sample.capture.view == 2
     seen = sample.valid
-    assert (seen == ((published_code(depth, camera) < 255) & (published_code(depth, camera) > 0))).all()
+    assert (seen
+            == ((published_code(depth, camera) < 255) & (published_code(depth, camera) > 0))).all()
     distance = depth_to_distance(sample.depth, camera)
-    assert np.abs(distance - depth_to_distance(depth, camera))[seen].max() <= 10/255/2 + 1e-5  # half a code
+    assert np.abs(distance
+                  - depth_to_distance(depth, camera))[seen].max() <= 10/255/2 + 1e-5  # half a code
 
 
 def test_maximum_depth_and_field_of_view_are_used(tmp_path):
@@ -108,7 +115,8 @@ def test_gray_written_as_rgb_is_read_but_colours_are_not(tmp_path):
     save(np.dstack([code]*3), tmp_path/'depth/depth_0000.png')
     assert (open_data(tmp_path)[0].depth == expected).all()
     save(colour_depth(expected), tmp_path/'depth/depth_0000.png')
-    with pytest.raises(DataError, match=r'depth_0000\.png: found 8-bit RGB, expected depth in 8-bit gray'):
+    with pytest.raises(DataError,
+                       match=r'depth_0000\.png: found 8-bit RGB, expected depth in 8-bit gray'):
         open_data(tmp_path)[0]
 
 
@@ -139,7 +147,8 @@ def test_real_nyu(real):
     assert 20 < len(data.scenes) < 100
     sample = data[0]
     code = np.array(Image.open(data.captures[0].depth))
-    assert np.allclose(sample.depth, (code + .5)*9.99547/255, atol=1e-5) and sample.rgb.shape == (480, 640, 3)
+    assert np.allclose(sample.depth, (code + .5)*9.99547/255, atol=1e-5)
+    assert sample.rgb.shape == (480, 640, 3)
     assert sample.capture.meta['room'] == 'kitchen'
     split_by_scene(data)
 
@@ -157,10 +166,12 @@ def test_nyu_scene_column_takes_precedence(tmp_path):
     for i in range(4):
         save(np.zeros((8, 8, 3), np.uint8), tmp_path/f'rgb/{i:05d}.png')
         save(np.full((8, 8), 9, np.uint8), tmp_path/f'depth/{i:05d}.png')
-    rows = [f'{i:05d},{room}\n' for i, room in enumerate(('kitchen', 'kitchen', 'office', 'kitchen'))]
+    rows = [f'{i:05d},{room}\n' for i,
+            room in enumerate(('kitchen', 'kitchen', 'office', 'kitchen'))]
     (tmp_path/'index.csv').write_text('id,room\n' + ''.join(rows))
     assert [len(v) for v in open_data(tmp_path).scenes.values()] == [2, 1, 1]
-    (tmp_path/'index.csv').write_text('id,room,scene\n' + ''.join(f'{i:05d},kitchen,s{i//3}\n' for i in range(4)))
+    (tmp_path/'index.csv').write_text('id,room,scene\n'
+                                      + ''.join(f'{i:05d},kitchen,s{i//3}\n' for i in range(4)))
     assert open_data(tmp_path).scenes == {'s0': [0, 1, 2], 's1': [3]}
 
 
@@ -178,12 +189,15 @@ def test_incomplete_folder(ours):
         open_data(ours)
 
 
+def described(version=1, **depth):
+    usual = dict(kind='z', metres_per_unit=1, invalid=0, bit_depth=16)
+    return json.dumps(dict(format_version=version, depth=usual | depth))
+
+
 @pytest.mark.parametrize('text, message', [
     ('{', 'JSONDecodeError'), ('[]', 'TypeError'), ('{"format_version": 1}', "KeyError.*'depth'"),
-    ('{"format_version": 7, "depth": {"kind": "z", "metres_per_unit": 1, "invalid": 0, "bit_depth": 16}}', 'version 7'),
-    ('{"format_version": 1, "depth": {"kind": "ray", "metres_per_unit": 1, "invalid": 0, "bit_depth": 16}}', "'ray'"),
-    ('{"format_version": 1, "depth": {"kind": "z", "metres_per_unit": 0, "invalid": 0, "bit_depth": 16}}', 'above'),
-    ('{"format_version": 1, "depth": {"kind": "z", "metres_per_unit": 1, "invalid": 0, "bit_depth": 12}}', '12')])
+    (described(version=7), 'version 7'), (described(kind='ray'), "'ray'"),
+    (described(metres_per_unit=0), 'above'), (described(bit_depth=12), '12')])
 def test_broken_description(ours, text, message):
     (ours/'dataset.json').write_text(text)
     with pytest.raises(DataError, match=message):
@@ -203,14 +217,69 @@ def change_line(ours, n, edit):
     (lambda line: line.replace('"scene"', '"place"'), "line 3 is broken.*'scene'"),
     (lambda line: line.replace('"fx"', '"f"'), "line 3 is broken.*'fx'"),
     (lambda line: line.replace('rgb_00002', 'rgb_00001'), 'rgb_00001.*listed again in line 3'),
-    (lambda line: line.replace('depth_00002', 'depth_00099'), 'depth_00099.*no such file, named in line 3'),
-    (lambda line: line.replace('rgb/rgb_00002', '../ours/rgb/rgb_00002'), 'points outside the folder')])
+    (lambda line: line.replace('depth_00002', 'depth_00099'),
+     'depth_00099.*no such file, named in line 3'),
+    (lambda line: line.replace('rgb/rgb_00002', '../ours/rgb/rgb_00002'),
+     'points outside the folder')])
 def test_broken_metadata(ours, edit, message):
     change_line(ours, 2, edit)
     with pytest.raises(DataError, match=message):
-        open_data(ours)
+        list(open_data(ours))  # a missing file is found when it is read, all else at opening
     report = check_data(ours, progress=False)
-    assert any(message.split('.*')[-1].split(' in line')[0] in p for p in report.problems) and report.captures == 11
+    assert any(message.split('.*')[-1].split(' in line')[0] in p for p in report.problems)
+    assert report.captures == 11
+
+
+def test_a_missing_file_is_found_when_it_is_read_and_by_check(ours):
+    (ours/'rgb/rgb_00003.png').unlink()
+    (ours/'depth/depth_00007.png').unlink()
+    data = open_data(ours)
+    assert len(data) == 12 and data[2].valid.any()
+    for i, name in ((3, 'rgb_00003.png'), (7, 'depth_00007.png')):
+        message = f'{name}: no such file, named in line {i + 1} of metadata.jsonl'
+        with pytest.raises(DataError, match=message): data[i]
+        assert any(message in p for p in check_data(ours, progress=False).problems)
+        with pytest.raises(DataError, match=message): data.subset([i])[0]
+    _, listing = list_captures(ours, files=True)
+    assert [c.line for c in listing.captures] == [1, 2, 3, 5, 6, 7, 9, 10, 11, 12]
+
+
+def test_opening_asks_for_no_picture(ours, monkeypatch):
+    "Neither for the files nor for the names in their folders."
+    import os
+    asked, scandir, stat = [], os.scandir, os.stat
+    def note(real):
+        def call(path, *args, **kw):
+            asked.append(str(path))
+            return real(path, *args, **kw)
+        return call
+    with monkeypatch.context() as m:
+        m.setattr(os, 'scandir', note(scandir))
+        m.setattr(os, 'stat', note(stat))
+        data = open_data(ours)
+    assert asked and not [p for p in asked if p.endswith('.png') or p.endswith(('/rgb', '/depth'))]
+    assert len(data) == 12
+
+
+def test_captures_share_scenes_and_cameras_and_read_the_rest_when_asked(ours):
+    data = open_data(ours)
+    a, b, c = data.captures[0], data.captures[1], data.captures[3]
+    assert a.scene is b.scene and a.intrinsics is b.intrinsics is c.intrinsics
+    line = json.loads((ours/'metadata.jsonl').read_text().splitlines()[1])
+    assert b.meta == line and b.meta['intrinsics']['fx'] == b.intrinsics.fx
+    assert pickle.loads(pickle.dumps(data)).captures == data.captures
+    assert {a, a} == {replace(a, meta={})} and a != b
+    assert replace(a, rgb=b.rgb).rgb == ours/'rgb/rgb_00001.png'
+    assert replace(a, view=9).meta == a.meta
+
+
+def test_numbers_mean_what_json_says(ours):
+    "Opening reads numbers as text: the camera and the view are those of the full line."
+    change_line(ours, 0, lambda line: json.dumps(json.loads(line) | dict(
+        view=2.0, scene=7, intrinsics=dict(fx=1e2, fy=1.25e-1, cx=32, cy=.1 + .2))))
+    edit_json(ours/'dataset.json', scenes=5)
+    c = open_data(ours).captures[0]
+    assert (c.view, c.scene, c.intrinsics) == (2, '7', Intrinsics(100., .125, 32., .1 + .2))
 
 
 def test_counts_must_agree(ours):
@@ -222,14 +291,17 @@ def test_counts_must_agree(ours):
 
 def test_size_must_agree(ours):
     edit_json(ours/'dataset.json', size=[480, 640])
-    assert any('states height, width [480, 640]' in p for p in check_data(ours, progress=False).problems)
+    assert any('states height, width [480, 640]' in p
+               for p in check_data(ours, progress=False).problems)
 
 
 def test_missing_partners(tmp_path):
     write_flat(tmp_path)
     (tmp_path/'depth/depth_0003.png').unlink()
     (tmp_path/'rgb/rgb_0007.png').unlink()
-    with pytest.raises(DataError, match='found 2 problems.*\n.*rgb_0003.*no depth picture.*\n.*depth_0007.*no RGB'):
+    with pytest.raises(DataError,
+                       match='found 2 problems.*\n.*rgb_0003.*no depth picture.*\n'
+                             '.*depth_0007.*no RGB'):
         open_data(tmp_path)
     report = check_data(tmp_path, progress=False)
     assert len(report.problems) == 2 and report.captures == 10 and not report.ok
@@ -244,7 +316,8 @@ def test_two_files_with_one_number(tmp_path):
 
 def test_files_that_metadata_does_not_know(ours):
     shutil.copy(ours/'rgb/rgb_00000.png', ours/'rgb/rgb_00077.png')
-    assert 'rgb_00077.png: no line of metadata.jsonl names it' in check_data(ours, progress=False).problems[0]
+    first = check_data(ours, progress=False).problems[0]
+    assert 'rgb_00077.png: no line of metadata.jsonl names it' in first
 
 
 def cut(path):
@@ -256,15 +329,20 @@ FAULTS = [
     ('depth', cut, 'not a whole picture'),
     ('rgb', lambda p: p.write_bytes(b''), 'not a whole picture'),
     ('rgb', lambda p: p.write_text('hello'), 'not a whole picture'),
-    ('rgb', lambda p: save(np.zeros((48, 64), np.uint8), p), 'found 8-bit gray, expected 8-bit RGB'),
+    ('rgb', lambda p: save(np.zeros((48, 64), np.uint8), p),
+     'found 8-bit gray, expected 8-bit RGB'),
     ('rgb', lambda p: Image.open(p).convert('P').save(p), 'found palette'),
-    ('rgb', lambda p: save(np.full((40, 64, 3), 9, np.uint8) + np.arange(3, dtype=np.uint8), p), '40x64 pixels, but'),
-    ('depth', lambda p: save(np.full((48, 64, 3), 7, np.uint8), p), 'found 8-bit RGB, expected depth in 16-bit gray'),
-    ('depth', lambda p: save(np.full((48, 64), 7, np.uint8), p), 'found 8-bit gray, expected depth in 16-bit gray'),
+    ('rgb', lambda p: save(np.full((40, 64, 3), 9, np.uint8) + np.arange(3, dtype=np.uint8), p),
+     '40x64 pixels, but'),
+    ('depth', lambda p: save(np.full((48, 64, 3), 7, np.uint8), p),
+     'found 8-bit RGB, expected depth in 16-bit gray'),
+    ('depth', lambda p: save(np.full((48, 64), 7, np.uint8), p),
+     'found 8-bit gray, expected depth in 16-bit gray'),
     ('depth', lambda p: Image.new('P', (64, 48)).save(p), 'found palette'),
     ('depth', lambda p: Image.new('1', (64, 48)).save(p), 'found 1-bit'),
     ('depth', lambda p: Image.new('LA', (64, 48)).save(p), 'with alpha'),
-    ('depth', lambda p: save(np.full((24, 32), 700, np.uint16) + np.arange(32, dtype=np.uint16), p), 'but'),
+    ('depth', lambda p: save(np.full((24, 32), 700, np.uint16) + np.arange(32, dtype=np.uint16), p),
+     'but'),
 ]
 
 
@@ -288,12 +366,14 @@ def test_useless_depth_can_be_read_and_is_reported(ours, depth, message):
     save(depth, ours/'depth/depth_00004.png')
     assert open_data(ours)[4].depth.max() == depth.max()/np.float32(1000)
     problems = check_data(ours, progress=False).problems
-    assert len(problems) == 1 and message in problems[0] and problems[0].startswith('depth/depth_00004.png')
+    assert len(problems) == 1 and message in problems[0]
+    assert problems[0].startswith('depth/depth_00004.png')
 
 
 def test_one_coloured_picture(ours):
     save(np.zeros((48, 64, 3), np.uint8), ours/'rgb/rgb_00002.png')
-    assert 'rgb_00002.png: all pixels have the colour (0, 0, 0)' in check_data(ours, progress=False).problems[0]
+    first = check_data(ours, progress=False).problems[0]
+    assert 'rgb_00002.png: all pixels have the colour (0, 0, 0)' in first
 
 
 def test_intrinsics_of_another_size(ours):
@@ -333,7 +413,8 @@ def rewrite_depths(ours, change):
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda mm: np.where(mm > 0, np.minimum(mm, 3000), 0), 'exactly the largest value, 3000 (3.000 m)'),
+    (lambda mm: np.where(mm > 0, np.minimum(mm, 3000), 0),
+     'exactly the largest value, 3000 (3.000 m)'),
     (lambda mm: np.where(mm > 0, mm, 65535), 'exactly the largest value, 65535'),
     (lambda mm: mm//50*50, 'an 8-bit picture in 16 bits?'),
     (lambda mm: mm/1000, 'is metres_per_unit right?')])
@@ -381,7 +462,8 @@ def test_check_reports_nan_in_npy(ours):
         np.save(path.with_suffix('.npy'), np.array(Image.open(path), np.float32)/1000)
         path.unlink()
     lines = [json.loads(line) for line in (ours/'metadata.jsonl').read_text().splitlines()]
-    lines = [line | dict(depth_file_name=line['depth_file_name'].replace('png', 'npy')) for line in lines]
+    lines = [line | dict(depth_file_name=line['depth_file_name'].replace('png', 'npy'))
+             for line in lines]
     (ours/'metadata.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     assert check_data(ours, progress=False).ok
     bad = np.load(ours/'depth/depth_00003.npy')
@@ -404,15 +486,53 @@ def test_missing_file_and_rgba(tmp_path):
     assert read_rgb(save(np.full((4, 5, 4), 9, np.uint8), tmp_path/'x.png')).shape == (4, 5, 3)
 
 
+# members of archives
+
+class InMemory(Member):
+    blobs = {}
+
+    def read(self): return self.blobs[self.path]
+
+
+class Numbers(InMemory):
+    decoded = True
+
+
+def test_a_member_is_read_like_a_file(ours):
+    data = open_data(ours)
+    sample, c = data[4], data.captures[4]
+    InMemory.blobs = {'a/rgb.png': c.rgb.read_bytes(), 'a/depth.png': c.depth.read_bytes()}
+    member = Capture(InMemory('a.zip', 'a/rgb.png'), InMemory('a.zip', 'a/depth.png'), 's', 0)
+    inside = DepthData(ours, (member, c), data.format, 'mine')
+    assert (inside[0].rgb == sample.rgb).all() and (inside[0].depth == sample.depth).all()
+    assert inside.files() == ['a.zip', str(c.rgb), str(c.depth)]
+    assert (member.rgb.name, str(member.rgb)) == ('rgb.png', 'a/rgb.png')
+    InMemory.blobs['a/rgb.png'] = b'no'
+    with pytest.raises(DataError, match='a/rgb.png: not a whole picture'): inside[0]
+    with pytest.raises(DataError, match='b.png: found 8-bit gray'):
+        InMemory.blobs['b.png'] = (ours/'gray.png').read_bytes() if save(
+            np.zeros((4, 4), np.uint8), ours/'gray.png') else b''
+        read_rgb(InMemory('a.zip', 'b.png'))
+
+
+def test_a_member_may_hold_numbers():
+    InMemory.blobs = {'rgb': np.full((2, 3, 3), 9, np.uint8), 'd': np.full((2, 3), 2, np.float32)}
+    format = DepthFormat(metres_per_unit=1., bit_depth=32)
+    assert (read_rgb(Numbers('a.mat', 'rgb')) == 9).all()
+    assert (read_depth(Numbers('a.mat', 'd'), format) == 2).all()
+
+
 # splits
 
 def toy_data(tmp_path, scenes):
     "A dataset of this many scenes that is never read."
     data = open_data(write_synthdepth(tmp_path/'small', scenes=1, views=2, size=(16, 16)))
-    return replace(data, captures=tuple(replace(c, scene=f's{i:03d}') for i in range(scenes) for c in data.captures))
+    return replace(data, captures=tuple(replace(c, scene=f's{i:03d}') for i in range(scenes)
+                                        for c in data.captures))
 
 
-@pytest.mark.parametrize('scenes, expected', [(200, (160, 20, 20)), (15, (12, 2, 1)), (10, (8, 1, 1)), (4, (2, 1, 1)),
+@pytest.mark.parametrize('scenes, expected',
+                         [(200, (160, 20, 20)), (15, (12, 2, 1)), (10, (8, 1, 1)), (4, (2, 1, 1)),
                                               (3, (1, 1, 1))])
 def test_split_counts(tmp_path, scenes, expected):
     splits = split_by_scene(toy_data(tmp_path, scenes))
@@ -422,8 +542,10 @@ def test_split_counts(tmp_path, scenes, expected):
 
 def test_split_is_deterministic_and_depends_on_the_seed(tmp_path):
     data = toy_data(tmp_path, 20)
-    assert split_by_scene(data, seed=3) == split_by_scene(data, seed=3) != split_by_scene(data, seed=4)
-    assert list(split_by_scene(data, seed=0)['test'].scenes) == ['s011', 's018']  # the same for ever
+    splits = split_by_scene(data, seed=3)
+    assert split_by_scene(data, seed=3) == splits != split_by_scene(data, seed=4)
+    test = split_by_scene(data, seed=0)['test']
+    assert list(test.scenes) == ['s011', 's018']  # the same for ever
     backwards = data.subset(reversed(range(len(data))))
     assert set(split_by_scene(backwards)['test'].scenes) == set(split_by_scene(data)['test'].scenes)
 
@@ -444,7 +566,8 @@ def test_leakage_is_found(tmp_path):
     check_split(split_by_scene(data))
     leaky = split_over_images(data)
     assert [len(s) for s in leaky.values()] == [32, 4, 4]
-    assert sorted(id(c) for s in leaky.values() for c in s.captures) == sorted(map(id, data.captures))
+    dealt = sorted(id(c) for s in leaky.values() for c in s.captures)
+    assert dealt == sorted(map(id, data.captures))
     with pytest.raises(DataError, match='of 20 scenes are in more than one split.*train and'):
         check_split(leaky)
 
@@ -455,7 +578,8 @@ def test_colour_depth_is_striped_gray_where_nothing_is_known():
     depth = np.array([[0, 1, 5, 20, np.nan]], np.float32)
     colours = colour_depth(depth, vmax=10)
     assert colours.shape == (1, 5, 3) and colours.dtype == np.uint8
-    assert np.isin(colours[0, [0, 4]], NO_DEPTH).all() and (np.ptp(colours[0, [0, 4]], axis=-1) == 0).all()
+    assert np.isin(colours[0, [0, 4]], NO_DEPTH).all()
+    assert (np.ptp(colours[0, [0, 4]], axis=-1) == 0).all()
     assert (colours[0, 3] == colour_depth(np.array([[10.]]))[0, 0]).all()
     masked = colour_depth(depth, np.array([[True, False, True, True, True]]))
     assert np.isin(masked[0, 1], NO_DEPTH).all() and not np.isin(masked[0, 0], NO_DEPTH).all()

@@ -7,15 +7,16 @@ import pytest
 from PIL import Image
 
 from synthdepth.camera import depth_to_distance
-from synthdepth.data import agreement, check_data, exchanged, misfit, open_data
-from synthdepth.data import signs
+from synthdepth.data import DepthFormat, agreement, check_data, exchanged, misfit, misreading
+from synthdepth.data import open_data, signs
 from synthdepth.scenes import render_dataset
 
 
 @pytest.fixture(scope='module', params=['rooms', 'abstract'])
 def clean(request, tmp_path_factory):
     out = tmp_path_factory.mktemp('sets')/request.param
-    render_dataset(out, request.param, scenes=6, views=2, size=(96, 128), spp=4, denoise=True, workers=1, progress=False)
+    render_dataset(out, request.param, scenes=6, views=2, size=(96, 128), spp=4, denoise=True,
+                   workers=1, progress=False)
     return out
 
 
@@ -75,7 +76,8 @@ def permute(path, order):
 def test_pairs_that_do_not_belong_together_are_named(copy):
     permute(copy, np.roll(range(12), 4))
     found = problems(copy)
-    named = ['pairs do not belong together']  # the pictures say so, or, among floating objects, the depth traced anew
+    named = ['pairs do not belong together']  # the pictures say so,
+    # or, among floating objects, the depth traced anew
     if copy.name == 'abstract': named.append('do not show the depth of their scenes')
     assert len(found) == 1 and any(n in found[0] for n in named), found
 
@@ -120,3 +122,33 @@ def test_a_plane_fits_and_a_sphere_does_not():
 def test_captures_without_edges_agree_with_nothing():
     flat = signs(np.full((96, 128), 90, np.float32), np.full((96, 128), 2, np.float32))
     assert np.isfinite(agreement([flat, flat])).all() and not agreement([flat, flat]).any()
+
+
+@pytest.mark.parametrize('name, change', [
+    ('inverted (near and far swapped)', lambda m: 10 - m), ('disparity (1/depth)', lambda m: 1/m),
+    ('on an sRGB (gamma) curve', lambda m: 10*srgb(m/10))])
+def test_a_reading_fits_if_one_of_its_values_does(name, change):
+    "Near and far may have been exchanged about any of several depths, and one of them is right."
+    truth = np.linspace(1, 5, 48*64).reshape(48, 64)
+    assert misreading(change(truth), truth, DepthFormat(), None)[1] == name
+
+
+def test_a_finding_tells_its_kind_and_its_file(copy):
+    (copy/'rgb/rgb_00003.png').write_bytes(b'')
+    permute(copy, [5, 1, 2, 3, 4, 0, *range(6, 12)])
+    report = check_data(copy, progress=False)
+    first = report.findings[0]
+    assert (first.kind, first.file) == ('unreadable', 'rgb/rgb_00003.png')
+    assert report.found('unreadable') and not report.found('clipped', 'coarse')
+    assert [str(f) for f in report.findings if not f.note] == report.problems
+
+
+def test_a_word_in_a_file_name_is_no_finding(copy):
+    "Messages were once searched for 'clipped', which switched the comparison of pairs off."
+    renamed = copy.with_name('clipped')
+    copy.rename(renamed)
+    permute(renamed, np.roll(range(12), 4))
+    (renamed/'rgb/clipped.png').write_bytes((renamed/'rgb/rgb_00000.png').read_bytes())
+    report = check_data(renamed, progress=False)
+    if 'rooms' in (renamed/'metadata.jsonl').read_text(): assert report.found('mispaired')
+    assert report.found('layout') and not report.found('clipped')

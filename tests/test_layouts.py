@@ -1,4 +1,4 @@
-"Benchmarks in the form their authors distribute: small files of each, real samples where at hand, and what is missing."
+"Benchmarks as their authors distribute them: small files of each, real samples, what is missing."
 import json
 import shutil
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from toy import toy_capture, write_synthdepth
 
-from synthdepth.data import LAYOUTS, DataError, associate, check_data, open_data, pack
+from synthdepth.data import LAYOUTS, DataError, associate, check_data, open_data, pack_dataset
 
 SIZE = (48, 64)
 
@@ -40,7 +40,8 @@ def nyuv2_mat(root):
         f['images'] = np.stack([rgb.transpose(2, 1, 0) for rgb, _ in made])
         f['depths'] = np.stack([depth.T for _, depth in made])
         names = ['kitchen_0004', 'kitchen_0004', 'office_0001']
-        for i, name in enumerate(names): f[f'refs/{i}'] = np.array([[ord(c)] for c in name], np.uint16)
+        for i, name in enumerate(names):
+            f[f'refs/{i}'] = np.array([[ord(c)] for c in name], np.uint16)
         f['scenes'] = np.array([[f[f'refs/{i}'].ref for i in range(3)]], h5py.ref_dtype)
     io.savemat(root/'splits.mat', dict(testNdxs=np.array([[1], [3]]), trainNdxs=np.array([[2]])))
     return [made[0], made[2]]
@@ -65,14 +66,16 @@ def tum(root):
         save((depth*5000).round().astype(np.uint16), root/f'depth/{1.01 + i/30:.6f}.png')
     lines = [f'{1 + i/30:.6f} rgb/{1 + i/30:.6f}.png\n' for i in range(2)]
     write_text(root/'rgb.txt', '# colour\n' + ''.join(lines) + '7.0 rgb/none.png\n')
-    write_text(root/'depth.txt', '# depth\n' + ''.join(f'{1.01 + i/30:.6f} depth/{1.01 + i/30:.6f}.png\n' for i in range(2)))
+    write_text(root/'depth.txt', '# depth\n'
+               + ''.join(f'{1.01 + i/30:.6f} depth/{1.01 + i/30:.6f}.png\n' for i in range(2)))
 
 
 def scannet(root):
     for i, (rgb, depth) in enumerate(toys()):
         save(rgb, root/f'scene0707_00/color/{i}.png')
         save(millimetres(depth), root/f'scene0707_00/depth/{i}.png')
-    write_text(root/'scene0707_00/intrinsic/intrinsic_depth.txt', '577.87 0 319.5 0\n0 577.87 239.5 0\n0 0 1 0\n0 0 0 1\n')
+    write_text(root/'scene0707_00/intrinsic/intrinsic_depth.txt',
+               '577.87 0 319.5 0\n0 577.87 239.5 0\n0 0 1 0\n0 0 0 1\n')
 
 
 def kitti_png(depth, path): save((depth*256).round().astype(np.uint16), path)
@@ -82,15 +85,19 @@ def kitti_selection(root):
     drive = '2011_09_26_drive_0002_sync'
     for i, (rgb, depth) in enumerate(toys()):
         save(rgb, root/f'image/{drive}_image_000000000{i}_image_02.png')
-        kitti_png(depth, root/f'groundtruth_depth/{drive}_groundtruth_depth_000000000{i}_image_02.png')
-        write_text(root/f'intrinsics/{drive}_image_000000000{i}_image_02.txt', '721.5 0 596.5 0 721.5 149.8 0 0 1')
+        kitti_png(depth,
+                  root/f'groundtruth_depth/{drive}_groundtruth_depth_000000000{i}_image_02.png')
+        write_text(root/f'intrinsics/{drive}_image_000000000{i}_image_02.txt',
+                   '721.5 0 596.5 0 721.5 149.8 0 0 1')
 
 
 def kitti(root):
     for i, (rgb, depth) in enumerate(toys()):
         save(rgb, root/f'raw/2011_09_26/2011_09_26_drive_0002_sync/image_02/data/000000000{i}.png')
-        kitti_png(depth, root/f'val/2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/000000000{i}.png')
-    write_text(root/'raw/2011_09_26/calib_cam_to_cam.txt', 'P_rect_02: 721.5 0 609.5 44.8 0 721.5 172.8 .2 0 0 1 .002\n')
+        annotated = root/'val/2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02'
+        kitti_png(depth, annotated/f'000000000{i}.png')
+    write_text(root/'raw/2011_09_26/calib_cam_to_cam.txt',
+               'P_rect_02: 721.5 0 609.5 44.8 0 721.5 172.8 .2 0 0 1 .002\n')
 
 
 def diode(root):
@@ -114,15 +121,19 @@ def ibims(root):
     root.mkdir(parents=True)
     for i, (rgb, depth) in enumerate(toys()):
         masked = depth > 0
-        data = dict(rgb=rgb, depth=np.where(masked, depth, 7.).astype(np.float32), mask_invalid=masked.astype(np.uint8),
-                    mask_transp=np.ones(SIZE, np.uint8), calib=np.array([[550., 0, 320], [0, 551, 240], [0, 0, 1]]))
+        data = dict(rgb=rgb, depth=np.where(masked, depth, 7.).astype(np.float32),
+                    mask_invalid=masked.astype(np.uint8),
+                    mask_transp=np.ones(SIZE, np.uint8),
+                    calib=np.array([[550., 0, 320], [0, 551, 240], [0, 0, 1]]))
         io.savemat(root/f'corridor_0{i}.mat', dict(data=data))
 
 
-WRITERS = dict(nyuv2_mat=nyuv2_mat, nyuv2_sync=nyuv2_sync, tum=tum, scannet=scannet, kitti_selection=kitti_selection,
+WRITERS = dict(nyuv2_mat=nyuv2_mat, nyuv2_sync=nyuv2_sync, tum=tum, scannet=scannet,
+               kitti_selection=kitti_selection,
                kitti=kitti, diode=diode, sunrgbd=sunrgbd, ibims=ibims) | {'7scenes': seven}
 STEP = dict(tum=1/5000, kitti=1/256, kitti_selection=1/256, nyuv2_mat=0, diode=0, ibims=0)
-FOCAL = dict(tum=525, scannet=577.87, kitti=721.5, kitti_selection=721.5, diode=886.81, sunrgbd=518.8, ibims=550,
+FOCAL = dict(tum=525, scannet=577.87, kitti=721.5, kitti_selection=721.5, diode=886.81,
+             sunrgbd=518.8, ibims=550,
              nyuv2_mat=518.858, nyuv2_sync=518.858)
 
 
@@ -140,13 +151,24 @@ def test_native_form_is_read_exactly(tmp_path, name):
     assert not [p for p in found if 'different depth values' not in p]  # toys have few
 
 
-def test_every_layout_has_a_test(): assert set(WRITERS) | {'synthdepth', 'tasks', 'flat', 'nyuv2'} == set(LAYOUTS)
+def test_every_layout_has_a_test(tmp_path):
+    with pytest.raises(DataError): open_data(tmp_path)  # which registers them all
+    others = {'synthdepth', 'packed', 'tasks', 'flat', 'nyuv2'}
+    assert set(WRITERS) | others == set(LAYOUTS)
+
+
+def test_the_order_in_which_a_folder_is_asked():
+    "The particular before the general: a folder may hold NYU's archive and its folders."
+    names = list(LAYOUTS)
+    assert names[:4] == ['packed', 'synthdepth', 'tasks', 'flat']
+    assert names.index('nyuv2') < names.index('nyuv2_mat') < names.index('nyuv2_sync')
 
 
 def test_nyu_labelled_lists_the_test_pictures_and_their_scenes(tmp_path):
     nyuv2_mat(tmp_path/'nyu')
     data = open_data(tmp_path/'nyu')
-    assert list(data.scenes) == ['nyuv2/kitchen_0004', 'nyuv2/office_0001'] and [c.view for c in data.captures] == [0, 2]
+    assert list(data.scenes) == ['nyuv2/kitchen_0004', 'nyuv2/office_0001']
+    assert [c.view for c in data.captures] == [0, 2]
     assert len(open_data(tmp_path/'nyu/nyu_depth_v2_labeled.mat')) == 2
     (tmp_path/'nyu/splits.mat').unlink()
     assert len(open_data(tmp_path/'nyu')) == 3
@@ -176,14 +198,16 @@ FAULTS = [
     ('nyuv2_sync', drop('rgb_*'), 'sync_depth_00045.png: found no RGB picture'),
     ('7scenes', drop('*.depth.png'), 'found no depth picture of that number'),
     ('tum', drop('depth/*.png'), 'no such file, named in depth.txt'),
-    ('tum', lambda root: write_text(root/'rgb.txt', 'a b\n'), 'rgb.txt: .* expected lines of a time'),
+    ('tum', lambda root: write_text(root/'rgb.txt', 'a b\n'),
+     'rgb.txt: .* expected lines of a time'),
     ('scannet', drop('intrinsic_depth.txt'), 'intrinsic_depth.txt: no such file'),
     ('scannet', without_colour, 'found no folder color'),
     ('kitti_selection', drop('image/*.png'), 'groundtruth_depth.*found no RGB picture'),
     ('kitti', lambda root: shutil.rmtree(root/'raw'), 'are the raw drives below'),
     ('diode', drop('*_depth_mask.npy'), '_depth_mask.npy: no such file, expected beside'),
     ('sunrgbd', drop('depth/*.png'), 'depth: found 0 files, expected one picture'),
-    ('sunrgbd', lambda root: write_text(next(root.rglob('intrinsics.txt')), 'x'), 'expected a 3x3 or 4x4 matrix'),
+    ('sunrgbd', lambda root: write_text(next(root.rglob('intrinsics.txt')), 'x'),
+     'expected a 3x3 or 4x4 matrix'),
     ('ibims', cut('*.mat'), 'not a whole .mat file'),
 ]
 
@@ -198,10 +222,12 @@ def test_half_an_archive_is_refused(tmp_path, name, spoil, message):
 def test_mat_with_other_contents(tmp_path):
     io, h5py = pytest.importorskip('scipy.io'), pytest.importorskip('h5py')
     io.savemat(tmp_path/'x.mat', dict(a=1))
-    with pytest.raises(DataError, match='x.mat: found a, expected a struct data'): open_data(tmp_path)
+    with pytest.raises(DataError, match='x.mat: found a, expected a struct data'):
+        open_data(tmp_path)
     (tmp_path/'nyu').mkdir()
     with h5py.File(tmp_path/'nyu/nyu_depth_v2_labeled.mat', 'w') as f: f['images'] = 1
-    with pytest.raises(DataError, match='found images, expected also depths, scenes'): open_data(tmp_path/'nyu')
+    with pytest.raises(DataError, match='found images, expected also depths, scenes'):
+        open_data(tmp_path/'nyu')
 
 
 def test_h5py_is_optional(tmp_path, monkeypatch):
@@ -224,21 +250,23 @@ def test_mask_of_another_size(tmp_path):
 
 def test_scannet_colour_of_another_size_is_fitted(tmp_path):
     scannet(tmp_path)
-    for path in tmp_path.rglob('color/*.png'): save(np.array(Image.open(path).resize((130, 97))), path)
+    for path in tmp_path.rglob('color/*.png'):
+        save(np.array(Image.open(path).resize((130, 97))), path)
     assert open_data(tmp_path)[0].rgb.shape == (*SIZE, 3)
 
 
 @pytest.mark.parametrize('ones, others, expected', [
     ([0, 1, 2], [.01, 1.03, 2.02], [(0, 0), (2, 2)]), ([0, .015], [.01], [(1, 0)]), ([], [1], []),
     ([1.02], [1., 1.012, 1.03], [(0, 1)]), ([0, .01], [.012, .02], [(0, 1), (1, 0)])])
-def test_associate_takes_the_nearest_once(ones, others, expected): assert associate(ones, others) == expected
+def test_associate_takes_the_nearest_once(ones, others, expected):
+    assert associate(ones, others) == expected
 
 
 @pytest.mark.parametrize('kind', ['webdataset', 'parquet'])
 def test_a_packed_folder_opens(tmp_path, kind):
     if kind == 'parquet': pytest.importorskip('pyarrow')
     folder = write_synthdepth(tmp_path/'set', scenes=2, views=2)
-    packed, data = open_data(pack(folder, tmp_path/'packed', kind=kind)), open_data(folder)
+    packed, data = open_data(pack_dataset(folder, tmp_path/'packed', kind=kind)), open_data(folder)
     assert packed.layout == 'packed' and len(packed) == 4
     assert all((a.rgb == b.rgb).all() and (a.depth == b.depth).all() for a, b in zip(packed, data))
     with pytest.raises(DataError, match='manifest.json'): open_data(folder, 'packed')
@@ -267,14 +295,16 @@ def test_real_sun_and_tum_samples(real, tmp_path):
 
 def test_real_diode_and_kitti_samples(real, tmp_path):
     s = open_data(real/'diode_sample')[0]
-    assert s.rgb.shape == (768, 1024, 3) and .3 < s.depth[s.valid].min() and s.depth.max() < 50 and .5 < s.valid.mean() <= 1
+    assert s.rgb.shape == (768, 1024, 3) and .3 < s.depth[s.valid].min() and s.depth.max() < 50
+    assert .5 < s.valid.mean() <= 1
     for kind, folder in (('rgb', 'image'), ('depth', 'groundtruth_depth')):
         (tmp_path/folder).mkdir()
         for p in (real/f'metric3d_demo/kitti_demo/{kind}').iterdir():
             shutil.copy(p, tmp_path/folder/f'2011_drive_sync_{folder}_{p.stem}_image_02.png')
     data = open_data(tmp_path)
     assert len(data) == 3
-    for s in data: assert .1 < s.valid.mean() < .4 and 1 < s.depth[s.valid].min() and s.depth.max() < 90
+    for s in data:
+        assert .1 < s.valid.mean() < .4 and 1 < s.depth[s.valid].min() and s.depth.max() < 90
 
 
 def test_real_nyu_folder(real, tmp_path):

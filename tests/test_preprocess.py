@@ -1,4 +1,4 @@
-"Preprocessing equals the published transforms; batches are exact, seeded, and never mix sizes silently."
+"Preprocessing equals the published transforms; batches are exact, seeded, of one size."
 import time
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from PIL import Image
 from toy import write_flat, write_synthdepth
 from torchvision.transforms import Compose, InterpolationMode, Resize, ToTensor
 
+import synthdepth.data.decoding as decoding
 from synthdepth.data import DataError, Pairs, collate, loader, open_data, preprocess, resize_depth
 from synthdepth.data import resize_rgb
 
@@ -38,7 +39,7 @@ def test_depth_equals_torchvision_on_pillow(data, size):
 
 
 def test_published_depth_pipeline(tmp_path):
-    "8-bit picture -> 256x256 nearest -> [0,1] -> x 10 m -> mask, as published: distance taken for depth."
+    "8-bit picture -> 256x256 nearest -> [0,1] -> x 10 m -> mask: distance taken for depth."
     data = open_data(write_flat(tmp_path), views=3)
     data.format = type(data.format)('z', 10/255, invalid=(255,), bit_depth=8)
     picture = Image.open(data.captures[3].depth)
@@ -60,7 +61,8 @@ def test_valid_range_is_open(data):
     depths = sample.depth[sample.valid]
     low, high = float(depths.min()), float(depths.max())
     valid = preprocess(sample, None, low, high)['valid'].numpy()
-    assert np.array_equal(valid, (sample.depth > np.float32(low)) & (sample.depth < np.float32(high)))
+    within = (sample.depth > np.float32(low)) & (sample.depth < np.float32(high))
+    assert np.array_equal(valid, within)
     assert not valid[sample.depth == 0].any() and valid.sum() < sample.valid.sum()
 
 
@@ -104,7 +106,8 @@ def test_cache_does_not_read_again_and_is_not_changed_by_its_users(tmp_path):
 def test_a_broken_file_is_named(tmp_path):
     data = open_data(write_synthdepth(tmp_path/'toy', scenes=1))
     data.captures[1].rgb.write_bytes(b'')
-    for read in (lambda: Pairs(data, 16)[1], lambda: Pairs(data, 16, cache=True), lambda: list(loader(data, 16))):
+    for read in (lambda: Pairs(data, 16)[1], lambda: Pairs(data, 16, cache=True),
+                 lambda: list(loader(data, 16))):
         with pytest.raises(DataError, match=r'rgb_00001\.png'):
             read()
 
@@ -131,7 +134,8 @@ def test_shuffling_is_seeded(data):
 
 
 def test_workers_give_the_same(data):
-    here, there = (loader(data, 16, 4, shuffle=True, seed=1, workers=n, cache=c) for n, c in ((0, False), (1, True)))
+    here, there = (loader(data, 16, 4, shuffle=True, seed=1, workers=n, cache=c)
+                   for n, c in ((0, False), (1, True)))
     for a, b in zip(here, there):
         assert all(torch.equal(a[k], b[k]) for k in a)
 
@@ -174,7 +178,8 @@ def test_the_next_batch_is_read_while_one_is_used(data, monkeypatch):
         if len(asked) == 4: break
         time.sleep(.02)
     assert sorted(asked) == [0, 1, 2, 3]  # and not the third
-    order = torch.cat([batch['index'] for batch in loader(pairs, batch_size=2, shuffle=True, seed=4)]).tolist()
+    shuffled = loader(pairs, batch_size=2, shuffle=True, seed=4)
+    order = torch.cat([batch['index'] for batch in shuffled]).tolist()
     assert order != sorted(order) == list(range(len(data)))
     again = pairs.__getitems__([1, 1, 0])
     assert [item['index'] for item in again] == [1, 1, 0] and not pairs._ahead
@@ -186,3 +191,9 @@ def test_an_unreadable_picture_ends_the_batch_that_asked_for_it(tmp_path):
     batches = iter(loader(data, 16, batch_size=2))
     assert next(batches)['index'].tolist() == [0, 1]
     with pytest.raises(DataError, match='rgb_00003'): next(batches)
+
+
+def test_a_job_reads_with_the_cores_it_was_given(monkeypatch):
+    monkeypatch.setattr(decoding.os, 'sched_getaffinity', lambda process: {3, 5, 7}, raising=False)
+    monkeypatch.setattr(decoding.os, 'cpu_count', lambda: 128)
+    assert decoding.usable_cores() == 3
