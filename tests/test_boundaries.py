@@ -1,4 +1,4 @@
-"Boundaries, edges, normals and order against plain NumPy loops in float64; the torchmetrics over two processes."
+"Boundaries, normals and order against NumPy loops in float64; torchmetrics over two processes."
 import numpy as np
 import pytest
 import torch
@@ -7,12 +7,12 @@ from torch import multiprocessing
 from torch.nn import functional as F
 from toy import toy_capture
 
-from synthdepth import boundaries
-from synthdepth.metrics.boundaries import GEOMETRY, RATIOS, _contour_counts, _nearest, boundary_f1
-from synthdepth.metrics.boundaries import discontinuities, edge_distance, edge_metrics
-from synthdepth.metrics.boundaries import geometry_metrics, normal_metrics, ordinal_metrics
-from synthdepth.metrics.boundaries import surface_normals
-from synthdepth.metrics import METRICS, ImageMetric, evaluate_batch
+from synthdepth.metrics import CONTOUR_RATIOS, GEOMETRY, METRICS, ImageMetric, batches
+from synthdepth.metrics import boundary_f1, edge_metrics, evaluate_batch, geometry_metrics
+from synthdepth.metrics import normal_metrics, ordinal_metrics
+from synthdepth.metrics.boundaries import contour_counts, discontinuities, edge_distance
+from synthdepth.metrics.boundaries import squared_edge_distance
+from synthdepth.metrics.normals import surface_normals
 
 CAMERA = torch.tensor([55., 52., 31., 25.])
 
@@ -31,7 +31,8 @@ def batch():
     return pred, depth, valid
 
 
-def each(pred, depth, valid): return ((p.double().numpy(), t.double().numpy(), v.numpy()) for p, t, v in zip(pred, depth, valid))
+def each(pred, depth, valid):
+    for p, t, v in zip(pred, depth, valid): yield p.double().numpy(), t.double().numpy(), v.numpy()
 
 
 def pairs(x):  # neighbours: (one, other) to the right and below
@@ -40,7 +41,7 @@ def pairs(x):  # neighbours: (one, other) to the right and below
 
 def loop_boundary_f1(p, t, v):
     scores = []
-    for ratio in np.float32(RATIOS):
+    for ratio in np.float32(CONTOUR_RATIOS):
         precision, recall = [], []
         for (p0, p1), (t0, t1), (v0, v1) in zip(pairs(p), pairs(t), pairs(v)):
             for a, b in ((np.float32(p1)/np.float32(p0), np.float32(t1)/np.float32(t0)),
@@ -50,7 +51,7 @@ def loop_boundary_f1(p, t, v):
                 recall.append((a & b).sum()/max(b.sum(), 1))
         precision, recall = np.mean(precision), np.mean(recall)
         scores.append(2*precision*recall/max(precision + recall, 1e-12))
-    return np.average(scores, weights=RATIOS)
+    return np.average(scores, weights=CONTOUR_RATIOS)
 
 
 @pytest.mark.filterwarnings('ignore:divide by zero', 'ignore:invalid value')
@@ -63,14 +64,15 @@ def test_boundary_f1_is_the_loops(batch):
 
 def test_contours_image_by_image_and_at_once(batch):
     pred, depth, valid = batch
-    steps = torch.tensor(RATIOS)
-    one = torch.cat([_contour_counts(*(x[i:i + 1] for x in batch), steps) for i in range(4)], 2)
-    assert torch.equal(one, _contour_counts(pred, depth, valid, steps)) and one[:, 0].sum() > 50
+    steps = torch.tensor(CONTOUR_RATIOS)
+    one = torch.cat([contour_counts(*(x[i:i + 1] for x in batch), steps) for i in range(4)], 2)
+    assert torch.equal(one, contour_counts(pred, depth, valid, steps)) and one[:, 0].sum() > 50
 
 
 def test_boundary_f1_does_not_see_scale_and_counts_zero_as_near(batch):
     pred, depth, valid = batch
-    a, b = boundary_f1(pred, depth, valid)['boundary_f1'][:3], boundary_f1(4*pred, depth/2, valid)['boundary_f1'][:3]
+    a = boundary_f1(pred, depth, valid)['boundary_f1'][:3]
+    b = boundary_f1(4*pred, depth/2, valid)['boundary_f1'][:3]
     assert torch.equal(a, b)
     nothing = boundary_f1(torch.zeros(1, 8, 8), torch.eye(8)[None] + 1)['boundary_f1']
     assert nothing.item() == 0
@@ -86,7 +88,7 @@ def test_edge_distance_is_scipys(limit, share):
     for e, d in zip(edge.numpy(), found.numpy()):
         true = np.minimum(distance_transform_edt(~e), limit) if e.any() else np.full(e.shape, limit)
         np.testing.assert_allclose(d, true, atol=1e-6)
-    assert torch.equal(_nearest(edge, limit).float().sqrt(), found)
+    assert torch.equal(squared_edge_distance(edge, limit).float().sqrt(), found)
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 1), (1, 1, 9), (1, 9, 1), (2, 2, 3)])
@@ -102,14 +104,15 @@ def loop_edges(d, v, ratio=1.1):
     for (y, x) in np.argwhere(v):
         for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
             a, b = y + dy, x + dx
-            if 0 <= a < d.shape[0] and 0 <= b < d.shape[1] and v[a, b] and d[a, b] > ratio*d[y, x]: edge[y, x] = True
+            if not (0 <= a < d.shape[0] and 0 <= b < d.shape[1]): continue
+            if v[a, b] and d[a, b] > ratio*d[y, x]: edge[y, x] = True
     return edge
 
 
 @pytest.mark.parametrize('loops', [True, False], ids=['loops', 'arrays'])
 @pytest.mark.parametrize('within, limit', [(3, 10), (1, 25), (0, 10), (12, 5)])
 def test_edges_are_the_loops(batch, within, limit, loops, monkeypatch):
-    if not loops: monkeypatch.setattr(boundaries, 'for_loops', lambda *_: False)
+    if not loops: monkeypatch.setattr(batches, 'find_spec', lambda _: None)
     found = edge_metrics(*batch, within=within, limit=limit)
     for i, (p, t, v) in enumerate(each(*batch)):
         true, guess = loop_edges(t, v), loop_edges(np.nan_to_num(p), v)
@@ -120,7 +123,8 @@ def test_edges_are_the_loops(batch, within, limit, loops, monkeypatch):
         expected = dict(edge_abs_rel=(abs(p - t)/np.maximum(t, 1e-9))[near].mean(),
                         dbe_acc=to_true[guess & (to_true < limit)].mean(),
                         dbe_comp=np.minimum(to_guess, limit)[true].mean())
-        for name, value in expected.items(): assert found[name][i].item() == pytest.approx(value, rel=1e-6), name
+        for name, value in expected.items():
+            assert found[name][i].item() == pytest.approx(value, rel=1e-6), name
     assert all(x[3].isnan() for x in found.values())
 
 
@@ -147,16 +151,19 @@ def test_normals_are_the_loops(batch):
         a, b = (loop_normals(np.where(v, x, 1.), CAMERA.tolist()) for x in (p, t))
         angle = np.rad2deg(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a*b).sum(-1)))
         angle = angle[v[1:-1, 1:-1] & v[1:-1, 2:] & v[1:-1, :-2] & v[2:, 1:-1] & v[:-2, 1:-1]]
-        expected = dict(normal_mean=angle.mean(), normal_median=np.median(angle), normal_11=(angle < 11.25).mean(),
+        expected = dict(normal_mean=angle.mean(), normal_median=np.median(angle),
+                        normal_11=(angle < 11.25).mean(),
                         normal_22=(angle < 22.5).mean(), normal_30=(angle < 30).mean())
-        for name, value in expected.items(): assert found[name][i].item() == pytest.approx(value, rel=1e-6), name
+        for name, value in expected.items():
+            assert found[name][i].item() == pytest.approx(value, rel=1e-6), name
     assert all(x[3].isnan() for x in found.values())
 
 
 def test_normals_look_at_the_camera_and_need_one(batch):
     pred, depth, valid = batch
     plane = torch.full((1, 9, 12), 3.)
-    torch.testing.assert_close(surface_normals(plane, CAMERA)[0, :, 4, 5], torch.tensor([0., 0., -1.]))
+    torch.testing.assert_close(surface_normals(plane, CAMERA)[0, :, 4, 5],
+                               torch.tensor([0., 0., -1.]))
     unknown = torch.stack([CAMERA, CAMERA*torch.nan, CAMERA, CAMERA])
     found = normal_metrics(pred, depth, valid, unknown)['normal_mean']
     assert found[[0, 2]].isfinite().all() and found[1].isnan()
@@ -173,7 +180,8 @@ def test_order_is_that_of_all_pairs(batch):
 
         def order(x): return (x[a] > 1.03*x[b]).astype(int) - (x[b] > 1.03*x[a])
 
-        wrong, tau = (order(p) != order(t)).mean(), (np.sign(p[a] - p[b])*np.sign(t[a] - t[b])).mean()
+        wrong = (order(p) != order(t)).mean()
+        tau = (np.sign(p[a] - p[b])*np.sign(t[a] - t[b])).mean()
         assert found['ordinal_error'][i].item() == pytest.approx(wrong, abs=.02)
         assert found['kendall'][i].item() == pytest.approx(tau, abs=.03)
     assert found['kendall'][3].isnan()
@@ -182,35 +190,44 @@ def test_order_is_that_of_all_pairs(batch):
 
 
 def test_loops_are_the_way_of_the_device(batch, monkeypatch):
-    assert boundaries.for_loops(*batch) and not boundaries.for_loops(batch[0].double(), *batch[1:])
+    assert batches.use_kernels(*batch) and not batches.use_kernels(batch[0].double(), *batch[1:])
     for valid in (batch[2], torch.ones_like(batch[2])):
         pred, depth = (torch.where(valid, x, 1.).nan_to_num(1.) for x in batch[:2])
         loops = geometry_metrics(pred, depth, valid, CAMERA)
         with monkeypatch.context() as patch:
-            patch.setattr(boundaries, 'for_loops', lambda *_: False)
+            patch.setattr(batches, 'find_spec', lambda _: None)
             arrays = geometry_metrics(pred, depth, valid, CAMERA)
-        for k in GEOMETRY: torch.testing.assert_close(loops[k], arrays[k], rtol=1e-6, atol=1e-6, equal_nan=True, msg=k)
+        for k in GEOMETRY:
+            torch.testing.assert_close(loops[k], arrays[k], rtol=1e-6, atol=1e-6, equal_nan=True,
+                                       msg=k)
 
 
 def test_accumulated_is_the_mean_over_images(batch):
     pred, depth, valid = batch
-    for scores, expected in (('geometry', geometry_metrics(pred.clamp(1e-3, 10), depth, valid & (depth < 10), CAMERA)),
-                             ('depth', evaluate_batch(pred, depth, valid, 'metric'))):
+    geometry = geometry_metrics(pred.clamp(1e-3, 10), depth, valid & (depth < 10), CAMERA)
+    accuracy = evaluate_batch(pred, depth, valid, 'metric')
+    for scores, expected in (('geometry', geometry), ('depth', accuracy)):
         metric = ImageMetric(scores)
-        for part in (slice(0, 1), slice(1, 4)): metric.update(pred[part], depth[part], valid[part], CAMERA)
+        for part in (slice(0, 1), slice(1, 4)):
+            metric.update(pred[part], depth[part], valid[part], CAMERA)
         for name, value in metric.compute().items():
             assert value.item() == pytest.approx(expected[name].nanmean().item(), rel=1e-9), name
 
 
 def test_accumulating_needs_images_and_known_scores():
-    with pytest.raises(ValueError, match="unknown scores 'depths', expected one of depth, geometry"): ImageMetric('depths')
+    with pytest.raises(ValueError,
+                       match="unknown scores 'depths', expected one of depth, geometry"):
+        ImageMetric('depths')
     with pytest.raises(ValueError, match='no mean over images'): ImageMetric('depth', 'published')
-    assert set(ImageMetric('geometry').names) == set(GEOMETRY) and set(ImageMetric().names) == set(METRICS)
+    assert set(ImageMetric('geometry').names) == set(GEOMETRY)
+    assert set(ImageMetric().names) == set(METRICS)
 
 
-def _share(rank, folder):  # one of two processes: it scores its part and writes what all of them found
+def _share(rank, folder):
+    "One of two processes: it scores its part and writes what all of them found."
     torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+    meeting = f'file://{folder}/meet'
+    torch.distributed.init_process_group('gloo', init_method=meeting, rank=rank, world_size=2)
     pred, depth, valid = torch.load(f'{folder}/batch.pt', weights_only=True)
     found = {}
     for scores in ('depth', 'geometry'):
@@ -230,4 +247,5 @@ def test_two_processes_find_what_one_finds(batch, tmp_path):
         alone = ImageMetric(scores)
         alone.update(*batch, CAMERA)
         for name, value in alone.compute().items():
-            assert first[name].item() == second[name].item() == pytest.approx(value.item(), rel=1e-12), name
+            assert first[name].item() == second[name].item(), name
+            assert first[name].item() == pytest.approx(value.item(), rel=1e-12), name

@@ -1,4 +1,4 @@
-"Losses against values worked out by hand, their gradients, and the inputs that break naive versions."
+"Losses against values by hand, their gradients, and the inputs that break naive versions."
 from math import log, sqrt
 
 import numpy as np
@@ -20,7 +20,8 @@ def batch(b=2, h=16, w=20, seed=0, dtype=torch.float32):
 def test_silog_is_the_published_formula():
     pred, depth, valid = batch()
     g = pred[valid].log() - depth[valid].log()
-    published = 10*torch.sqrt(torch.var(g) + .15*torch.mean(g)**2 + 1e-6) # torch.var divides by n - 1
+    # torch.var divides by n - 1
+    published = 10*torch.sqrt(torch.var(g) + .15*torch.mean(g)**2 + 1e-6)
     torch.testing.assert_close(silog_loss(pred, depth, valid), published)
 
 
@@ -29,14 +30,17 @@ def test_silog_by_hand():
     # g = ln 2, 2 ln 2: mean 1.5 ln 2, variance (ln 2)^2 / 2
     expected = 10*sqrt(log(2)**2/2 + .15*(1.5*log(2))**2 + 1e-6)
     assert silog_loss(pred, depth).item() == pytest.approx(expected, rel=1e-6)
-    assert silog_loss(pred, depth, variance_focus=0, scale=1, eps=0).item() == pytest.approx(log(2)/sqrt(2), rel=1e-6)
+    bare = silog_loss(pred, depth, variance_focus=0, scale=1, eps=0).item()
+    assert bare == pytest.approx(log(2)/sqrt(2), rel=1e-6)
 
 
 def test_silog_pools_the_batch():
     depth = torch.ones(2, 4, 4)
-    pred = torch.stack([2*depth[0], depth[1]/2]) # each image is right up to scale, the batch is not: 32 values +-ln 2
-    assert silog_loss(pred, depth).item() == pytest.approx(10*sqrt(log(2)**2*32/31 + 1e-6), rel=1e-6)
-    assert silog_loss(pred[:1], depth[:1]).item() == pytest.approx(10*sqrt(.15*log(2)**2 + 1e-6), rel=1e-6)
+    # each image is right up to scale, the batch is not: 32 values +-ln 2
+    pred = torch.stack([2*depth[0], depth[1]/2])
+    both, alone = silog_loss(pred, depth).item(), silog_loss(pred[:1], depth[:1]).item()
+    assert both == pytest.approx(10*sqrt(log(2)**2*32/31 + 1e-6), rel=1e-6)
+    assert alone == pytest.approx(10*sqrt(.15*log(2)**2 + 1e-6), rel=1e-6)
 
 
 def test_silog_clamps_predictions_at_zero_and_below():
@@ -65,7 +69,8 @@ def test_invalid_pixels_do_not_matter(name):
     loss = LOSSES[name](spoiled, spoiled_depth, valid)
     assert torch.equal(loss.detach(), LOSSES[name](pred, depth, valid))
     loss.backward()
-    assert spoiled.grad.isfinite().all() and (spoiled.grad[~valid] == 0).all() and (spoiled.grad[valid] != 0).any()
+    assert spoiled.grad.isfinite().all()
+    assert (spoiled.grad[~valid] == 0).all() and (spoiled.grad[valid] != 0).any()
 
 
 @pytest.mark.parametrize('name', LOSSES)
@@ -89,7 +94,8 @@ def test_no_valid_pixel_gives_zero_gradient(name):
 def test_empty_image_is_left_out_of_the_mean(name):
     pred, depth, valid = batch()
     valid[1] = False
-    assert LOSSES[name](pred, depth, valid).item() == pytest.approx(LOSSES[name](pred[:1], depth[:1], valid[:1]).item())
+    alone = LOSSES[name](pred[:1], depth[:1], valid[:1]).item()
+    assert LOSSES[name](pred, depth, valid).item() == pytest.approx(alone)
 
 
 @pytest.mark.parametrize('name', LOSSES)
@@ -129,7 +135,8 @@ def test_masked_median_is_numpys():
     valid[2] = False
     expected = [pred[i][valid[i]].numpy() for i in range(2)]
     found = masked_median(pred, valid)
-    assert found[:2].tolist() == pytest.approx([float(np.median(x)) for x in expected]) and found[2].isnan()
+    assert found[:2].tolist() == pytest.approx([float(np.median(x)) for x in expected])
+    assert found[2].isnan()
 
 
 def test_ssi_forgets_scale_and_shift_per_image_but_not_order():
@@ -149,7 +156,8 @@ def test_constant_prediction_has_a_finite_gradient():
 
 def test_gradient_loss_by_hand_at_two_scales():
     residual = torch.zeros(1, 4, 4)
-    residual[0, 2, 2] = 1. # full size: 4 differences of 1 over 16 pixels; every second pixel: 2 over 4
+    # full size: 4 differences of 1 over 16 pixels; every second pixel: 2 over 4
+    residual[0, 2, 2] = 1.
     depth = torch.ones(1, 4, 4)
     assert gradient_loss(depth + residual, depth, scales=1).item() == pytest.approx(4/16)
     assert gradient_loss(depth + residual, depth, scales=2).item() == pytest.approx(4/16 + 2/4)
@@ -157,15 +165,17 @@ def test_gradient_loss_by_hand_at_two_scales():
     assert gradient_loss(depth + residual, depth, scales=6).item() == pytest.approx(4/16 + 2/4)
 
 
-@pytest.mark.parametrize('shapes', [((2, 1, 4, 4), (2, 4, 4)), ((4, 4), (4, 4)), ((2, 4, 5), (2, 4, 4)),
-                                    ((1, 4, 4), (2, 4, 4))])
+@pytest.mark.parametrize('shapes', [
+    ((2, 1, 4, 4), (2, 4, 4)), ((4, 4), (4, 4)), ((2, 4, 5), (2, 4, 4)), ((1, 4, 4), (2, 4, 4))])
 def test_shapes_never_broadcast(shapes):
-    with pytest.raises(ValueError, match='one shape'): silog_loss(torch.ones(shapes[0]), torch.ones(shapes[1]))
+    with pytest.raises(ValueError, match='one shape'):
+        silog_loss(torch.ones(shapes[0]), torch.ones(shapes[1]))
 
 
 def test_mask_mistakes_are_named():
     pred, depth, valid = batch()
-    with pytest.raises(ValueError, match='mask of bool, found torch.float32'): silog_loss(pred, depth, valid.float())
+    with pytest.raises(ValueError, match='mask of bool, found torch.float32'):
+        silog_loss(pred, depth, valid.float())
     depth[0, 0, :3] = 0
     with pytest.raises(ValueError, match='3 of 640 valid pixels have no depth above 0'):
         silog_loss(pred, depth, torch.ones_like(valid))

@@ -6,18 +6,23 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from synthdepth import models, tiny
+from synthdepth import models
 from synthdepth.models import create_model, freeze, load_model, load_weights, parameters_in
-from synthdepth.models import save_weights, unfreeze
+from synthdepth.models import WEIGHTS, save_weights, unfreeze
+from synthdepth.models.registry import _builders
+from synthdepth.models.tiny import log_binomial
 
-BEIT = dict(model_type='beit', image_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+BEIT = dict(model_type='beit', image_size=384, hidden_size=32, intermediate_size=64,
+            num_hidden_layers=4,
             num_attention_heads=4, use_relative_position_bias=True, reshape_hidden_states=False,
             out_features=['stage1', 'stage2', 'stage3', 'stage4'])
-ZOE = dict(backbone_config=BEIT, neck_hidden_sizes=[8, 16, 16, 32], fusion_hidden_size=16, bottleneck_features=16,
+ZOE = dict(backbone_config=BEIT, neck_hidden_sizes=[8, 16, 16, 32], fusion_hidden_size=16,
+           bottleneck_features=16,
            bin_embedding_dim=16, num_relative_features=8)
 TWO_HEADS = dict(bin_configurations=[dict(name='nyu', n_bins=64, min_depth=1e-3, max_depth=10.),
                                      dict(name='kitti', n_bins=64, min_depth=1e-3, max_depth=80.)],
-                 num_patch_transformer_layers=4, patch_transformer_hidden_size=128, bottleneck_features=128,
+                 num_patch_transformer_layers=4, patch_transformer_hidden_size=128,
+                 bottleneck_features=128,
                  patch_transformer_intermediate_size=32, patch_transformer_num_attention_heads=4,
                  fusion_hidden_size=128)
 CONFIGS = dict(tiny=dict(size=(64, 96)), fastdepth={}, zoedepth=ZOE)
@@ -88,14 +93,15 @@ def test_groups_hold_every_parameter_once_from_input_to_output(name):
     assert list(groups) == [*(f'encoder.{i}' for i in range(n)), *neck, 'decoder']
     assert all(groups.values())
     if name == 'zoedepth':
-        assert {id(p) for p in groups['decoder']} == {id(p) for p in model.net.metric_head.parameters()}
+        head = {id(p) for p in model.net.metric_head.parameters()}
+        assert {id(p) for p in groups['decoder']} == head
         core = [*model.net.neck.parameters(), *model.net.relative_head.parameters()]
         assert {id(p) for p in groups['neck']} == {id(p) for p in core}
 
 
 @each_model
 def test_a_picture_does_not_depend_on_its_batch(name):
-    # In another batch sums run in another order, which a network of random weights enlarges; doubles leave room for that.
+    # In another batch sums run in another order, which random weights enlarge; doubles leave room.
     model, rgb = make(name).double(), pictures(3, 64, 80).double()
     with torch.no_grad(): alone, among = model(rgb[1:2])[0], model(rgb)
     assert torch.allclose(among[1], alone, rtol=1e-4, atol=1e-5)
@@ -111,12 +117,14 @@ def test_features_can_be_stored_between_the_halves(name):
         fused = model.neck(features, (50, 70))
         assert all(len(f) == 2 for f in fused)
         for stage, given in (('encoder', features), ('neck', fused)):
-            assert torch.allclose(model(given, size=(50, 70), stage=stage), model(rgb), rtol=1e-5, atol=1e-6)
+            assert torch.allclose(model(given, size=(50, 70), stage=stage), model(rgb), rtol=1e-5,
+                                  atol=1e-6)
 
 
 @each_model
 def test_bfloat16_autocast_gives_finite_float32(name):
-    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16): depth = make(name)(pictures(1, 64, 64))
+    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
+        depth = make(name)(pictures(1, 64, 64))
     assert depth.dtype == torch.float32 and depth.isfinite().all()
 
 
@@ -132,8 +140,10 @@ def test_saved_folder_gives_the_same_depth(name, tmp_path):
 
 @pytest.mark.parametrize('bad, says', [
     (torch.zeros(3, 8, 8), r'\(3, 8, 8\)'), (torch.zeros(1, 1, 8, 8), r'\(1, 1, 8, 8\)'),
-    (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 'uint8'), (torch.zeros(0, 3, 8, 8), r'\(0, 3, 8, 8\)'),
-    (torch.full((1, 3, 8, 8), 255.), 'divided by 255'), (torch.full((1, 3, 8, 8), -2.1), 'normalises by itself'),
+    (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 'uint8'),
+    (torch.zeros(0, 3, 8, 8), r'\(0, 3, 8, 8\)'),
+    (torch.full((1, 3, 8, 8), 255.), 'divided by 255'),
+    (torch.full((1, 3, 8, 8), -2.1), 'normalises by itself'),
     (torch.full((1, 3, 8, 8), torch.nan), 'nan')])
 def test_what_cannot_be_rgb_is_refused(bad, says):
     with pytest.raises(ValueError, match=says): make('tiny')(bad)
@@ -180,9 +190,12 @@ def test_unfreezing_layer_by_layer(name):
 
 def test_freezing_nothing_is_an_error():
     model = make('tiny')
-    with pytest.raises(ValueError, match="group 'backbone'; it has encoder.0"): freeze(model, 'backbone')
-    with pytest.raises(ValueError, match="no parameter group 'encoder.'"): freeze(model, ['decoder', 'encoder.'])
-    with pytest.raises(ValueError, match="no parameter group 'encoder.1x'"): freeze(model, 'encoder.1x')
+    with pytest.raises(ValueError, match="group 'backbone'; it has encoder.0"):
+        freeze(model, 'backbone')
+    with pytest.raises(ValueError, match="no parameter group 'encoder.'"):
+        freeze(model, ['decoder', 'encoder.'])
+    with pytest.raises(ValueError, match="no parameter group 'encoder.1x'"):
+        freeze(model, 'encoder.1x')
     assert all(p.requires_grad for p in model.parameters())
     freeze(model, 'encoder')
     with pytest.raises(ValueError, match='frozen already'): freeze(model, 'encoder')
@@ -207,7 +220,8 @@ def test_unknown_names_are_listed():
     with pytest.raises(ValueError, match='unknown model .midas') as e: create_model('midas')
     known = str(e.value).split('known: ')[1].split(', ')
     assert known == sorted(known) and {'fastdepth', 'tiny', 'zoedepth'} <= set(known)
-    with pytest.raises(FileNotFoundError, match='neither a folder nor one of'): load_model('nowhere')
+    with pytest.raises(FileNotFoundError, match='neither a folder nor one of'):
+        load_model('nowhere')
 
 
 def test_a_run_that_is_not_finished_has_no_model(tmp_path):
@@ -232,7 +246,8 @@ def test_foreign_and_damaged_weights(tmp_path):
     state = load_file(path)
     state['stem.0.weight'] = state['stem.0.weight'][:, :, :1].contiguous()
     save_file(state, tmp_path/'bent.safetensors')
-    with pytest.raises(ValueError, match=r"'stem.0.weight': expected \(16, 3, 3, 3\), found \(16, 3, 1, 3\)"):
+    with pytest.raises(ValueError,
+                       match=r"'stem.0.weight': expected \(16, 3, 3, 3\), found \(16, 3, 1, 3\)"):
         load_weights(make('fastdepth'), tmp_path/'bent.safetensors')
     (tmp_path/'cut.safetensors').write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match='cut.safetensors: not a readable safetensors'):
@@ -240,8 +255,10 @@ def test_foreign_and_damaged_weights(tmp_path):
 
 
 @pytest.mark.parametrize('card, error, says', [
-    (None, FileNotFoundError, 'no model.json'), ('{', ValueError, 'not JSON'), ('[]', ValueError, 'expected the keys'),
-    ('{"name": "tiny"}', ValueError, 'expected the keys'), ('{"name": "x", "config": {}}', ValueError, 'unknown model')])
+    (None, FileNotFoundError, 'no model.json'), ('{', ValueError, 'not JSON'),
+    ('[]', ValueError, 'expected the keys'),
+    ('{"name": "tiny"}', ValueError, 'expected the keys'),
+    ('{"name": "x", "config": {}}', ValueError, 'unknown model')])
 def test_incomplete_folders(tmp_path, card, error, says):
     make('tiny').save(tmp_path)
     (tmp_path/'model.json').unlink()
@@ -252,7 +269,8 @@ def test_incomplete_folders(tmp_path, card, error, says):
 def test_a_folder_without_weights(tmp_path):
     make('tiny').save(tmp_path)
     (tmp_path/'model.safetensors').unlink()
-    with pytest.raises(FileNotFoundError, match='no weights at .*model.safetensors'): load_model(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no weights at .*model.safetensors'):
+        load_model(tmp_path)
 
 
 def test_a_folder_named_as_a_model(tmp_path, monkeypatch):
@@ -265,23 +283,24 @@ def test_registering_a_model():
     @models.register('mine')
     def mine(weights=None, **config): return make('tiny')
     try: assert 'mine' in models.model_names() and create_model('mine').name == 'mine'
-    finally: del models._BUILDERS['mine']
+    finally: del _builders['mine']
 
 
 # --- tiny
 
 
 def test_missing_weights_name_the_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(tiny, 'WEIGHTS', tmp_path/'tiny.safetensors')
+    shipped = tmp_path/'tiny.safetensors'
+    monkeypatch.setattr('synthdepth.models.tiny.WEIGHTS', shipped)
     with pytest.raises(FileNotFoundError, match='synthdepth train-tiny'): create_model('tiny')
-    save_weights(make('tiny'), tiny.WEIGHTS, half=True)
+    save_weights(make('tiny'), shipped, half=True)
     assert not create_model('tiny').training
     assert load_model('tiny').name == 'tiny'
 
 
-@pytest.mark.skipif(not tiny.WEIGHTS.is_file(), reason='the shipped weights are not trained yet')
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason='the shipped weights are not trained yet')
 def test_shipped_weights():
-    assert tiny.WEIGHTS.stat().st_size < 10e6
+    assert WEIGHTS.stat().st_size < 10e6
     with torch.no_grad(): depth = create_model('tiny')(as_batch(photo(192, 256)))
     assert .1 < depth.min() and depth.max() < 30
 
@@ -294,14 +313,16 @@ def test_tiny_of_another_architecture_is_refused():
 def test_every_parameter_of_tiny_learns():
     model = make('tiny').train()
     model(pictures(2, 64, 96)).log().var().backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.abs().sum() > 0, name
 
 
 def test_binomial_weights_are_the_binomial():
     from scipy.stats import binom
     p = torch.tensor([.1, .5, .93]).view(3, 1, 1, 1)
-    ours = tiny.log_binomial(p.logit(), torch.ones_like(p), 32)[..., 0, 0]
-    theirs = torch.tensor(binom.pmf(np.arange(32)[None], 31, [[.1], [.5], [.93]]), dtype=torch.float32)
+    ours = log_binomial(p.logit(), torch.ones_like(p), 32)[..., 0, 0]
+    theirs = torch.tensor(binom.pmf(np.arange(32)[None], 31, [[.1], [.5], [.93]]),
+                          dtype=torch.float32)
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
@@ -325,8 +346,9 @@ def test_zoedepth_equals_the_pipeline(tmp_path, config, sizes):
         assert ((ours - theirs).abs()/theirs).max() < 1e-3
 
 
-@pytest.mark.parametrize('change', [dict(do_pad=False), dict(size={'height': 128, 'width': 160}), dict(resample=3),
-                                    dict(keep_aspect_ratio=False), dict(image_mean=[.4, .5, .6], image_std=[.2]*3)])
+@pytest.mark.parametrize('change', [
+    dict(do_pad=False), dict(size={'height': 128, 'width': 160}), dict(resample=3),
+    dict(keep_aspect_ratio=False), dict(image_mean=[.4, .5, .6], image_std=[.2]*3)])
 def test_the_checkpoints_own_processor_is_followed(tmp_path, change):
     from transformers import pipeline
     folder = make('zoedepth').save(tmp_path)
@@ -339,8 +361,10 @@ def test_the_checkpoints_own_processor_is_followed(tmp_path, change):
 
 
 def test_two_heads_vote_for_each_picture_alone():
-    model, rgb = make('zoedepth', **TWO_HEADS).double(), torch.cat([as_batch(photo(96, 96, seed=i)) for i in range(3)]).double()
-    with torch.no_grad(): assert torch.allclose(model(rgb), torch.cat([model(x[None]) for x in rgb]), rtol=1e-4)
+    model = make('zoedepth', **TWO_HEADS).double()
+    rgb = torch.cat([as_batch(photo(96, 96, seed=i)) for i in range(3)]).double()
+    with torch.no_grad():
+        assert torch.allclose(model(rgb), torch.cat([model(x[None]) for x in rgb]), rtol=1e-4)
 
 
 def test_gradient_reaches_all_of_zoedepth():
@@ -359,8 +383,10 @@ def test_zoedepth_refuses_what_it_cannot_open(tmp_path, monkeypatch):
         create_model('zoedepth', 'nobody/nothing')
     assert 'hf download nobody/nothing' in str(e.value)
     (tmp_path/'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match='not a complete checkpoint'): create_model('zoedepth', tmp_path/'empty')
-    with pytest.raises(ValueError, match='brings its own'): create_model('zoedepth', tmp_path, readout_type='add')
+    with pytest.raises(FileNotFoundError, match='not a complete checkpoint'):
+        create_model('zoedepth', tmp_path/'empty')
+    with pytest.raises(ValueError, match='brings its own'):
+        create_model('zoedepth', tmp_path, readout_type='add')
     folder = make('zoedepth').save(tmp_path/'zoe')
     state = load_file(folder/'model.safetensors')
     headless = {k: v for k, v in state.items() if 'metric_head' not in k}
@@ -391,7 +417,8 @@ def test_fastdepth_equals_onnxruntime(onnx_file, real):
     session = ort.InferenceSession(str(onnx_file), providers=['CPUExecutionProvider'])
     model = create_model('fastdepth', onnx_file)
     files = sorted((real/'nyuv2'/'rgb').glob('*.jpg'))[:3]
-    batches = [pictures(1, 224, 224), *(as_batch(Image.open(f).resize((224, 224), Image.BILINEAR)) for f in files)]
+    batches = [pictures(1, 224, 224),
+               *(as_batch(Image.open(f).resize((224, 224), Image.BILINEAR)) for f in files)]
     for rgb in batches:
         theirs = session.run(None, {session.get_inputs()[0].name: rgb.numpy()})[0][:, 0]
         with torch.no_grad(): assert np.abs(model(rgb).numpy() - theirs).max() < 1e-4
@@ -400,11 +427,13 @@ def test_fastdepth_equals_onnxruntime(onnx_file, real):
 def test_fastdepth_is_whole_and_trains(onnx_file):
     model = create_model('fastdepth', onnx_file)
     assert len(list(model.parameters())) == 3*38
-    assert sum(v.numel() for v in model.state_dict().values()) == 1_377_946  # as many numbers as in the file
+    # as many numbers as in the file
+    assert sum(v.numel() for v in model.state_dict().values()) == 1_377_946
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     (model.train()(pictures(2, 224, 224)) - 3).square().mean().backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.abs().sum() > 0, name
     optimizer.step()
     assert [k for k, v in model.state_dict().items() if torch.equal(v, before[k])] == []
 
@@ -415,16 +444,19 @@ def test_saved_fastdepth_needs_no_onnx(onnx_file, tmp_path, monkeypatch):
     folder = model.save(tmp_path)
     monkeypatch.delenv('SYNTHDEPTH_FASTDEPTH')
     monkeypatch.setitem(__import__('sys').modules, 'onnx', None)
-    with torch.no_grad(): assert torch.equal(load_model(folder)(pictures(1, 60, 80)), model(pictures(1, 60, 80)))
+    with torch.no_grad():
+        assert torch.equal(load_model(folder)(pictures(1, 60, 80)), model(pictures(1, 60, 80)))
 
 
 def test_fastdepth_on_nyu(onnx_file, real):
     def d1(rgb, raw):
-        depth, valid = torch.from_numpy((np.array(raw) + .5)*9.99547/255), torch.from_numpy(np.array(raw) > 0)
+        depth = torch.from_numpy((np.array(raw) + .5)*9.99547/255)
+        valid = torch.from_numpy(np.array(raw) > 0)
         with torch.no_grad(): pred = model(as_batch(rgb))[0]
         return (torch.maximum(pred/depth, depth/pred)[valid] < 1.25).double().mean().item()
 
-    def crop(image, how): return image.resize((333, 250), how).crop((14, 11, 318, 239)).resize((224, 224), how)
+    def crop(image, how):
+        return image.resize((333, 250), how).crop((14, 11, 318, 239)).resize((224, 224), how)
 
     model, whole, cropped = create_model('fastdepth', onnx_file), [], []
     for f in sorted((real/'nyuv2'/'rgb').glob('*.jpg'))[::12]:
@@ -437,11 +469,15 @@ def test_fastdepth_on_nyu(onnx_file, real):
 def test_fastdepth_without_its_file(monkeypatch, tmp_path):
     onnx = pytest.importorskip('onnx')
     monkeypatch.delenv('SYNTHDEPTH_FASTDEPTH', raising=False)
-    with pytest.raises(FileNotFoundError, match='no file was named.*SYNTHDEPTH_FASTDEPTH'): create_model('fastdepth')
-    with pytest.raises(FileNotFoundError, match='no file .*gone.onnx'): create_model('fastdepth', tmp_path/'gone.onnx')
+    with pytest.raises(FileNotFoundError, match='no file was named.*SYNTHDEPTH_FASTDEPTH'):
+        create_model('fastdepth')
+    with pytest.raises(FileNotFoundError, match='no file .*gone.onnx'):
+        create_model('fastdepth', tmp_path/'gone.onnx')
     (tmp_path/'cut.onnx').write_bytes(b'\x08\x03\x12')
-    with pytest.raises(ValueError, match='cut.onnx: not'): create_model('fastdepth', tmp_path/'cut.onnx')
+    with pytest.raises(ValueError, match='cut.onnx: not'):
+        create_model('fastdepth', tmp_path/'cut.onnx')
     x, y = (onnx.helper.make_tensor_value_info(n, 1, [1]) for n in 'xy')
     graph = onnx.helper.make_graph([onnx.helper.make_node('Relu', ['x'], ['y'])], 'other', [x], [y])
     onnx.save(onnx.helper.make_model(graph), tmp_path/'other.onnx')
-    with pytest.raises(ValueError, match='not FastDepth'): create_model('fastdepth', tmp_path/'other.onnx')
+    with pytest.raises(ValueError, match='not FastDepth'):
+        create_model('fastdepth', tmp_path/'other.onnx')

@@ -3,11 +3,15 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'losses': ['LOSSES', 'gradient_loss', 'masked_median', 'silog_loss', 'ssi_loss', 'standardise'],
+    'batches': ['masked_median'],
+    'losses': ['LOSSES', 'gradient_loss', 'silog_loss', 'ssi_loss', 'standardise'],
     'alignment': ['align', 'fit_alignment'],
-    'protocols': ['METRICS', 'PROTOCOLS', 'Protocol', 'apply_protocol', 'depth_metrics',
-        'evaluate_batch', 'get_protocol', 'summarise'],
-    'boundaries': ['GEOMETRY', 'RATIOS', 'boundary_f1', 'edge_metrics', 'geometry_metrics',
-        'normal_metrics', 'ordinal_metrics'],
+    'pixel_metrics': ['METRICS', 'depth_metrics'],
+    'protocols': ['PROTOCOLS', 'Protocol', 'apply_protocol', 'evaluate_batch', 'get_protocol',
+        'summarise'],
+    'boundaries': ['CONTOUR_RATIOS', 'boundary_f1', 'edge_metrics'],
+    'normals': ['normal_metrics'],
+    'order': ['ordinal_metrics'],
+    'geometry': ['GEOMETRY', 'geometry_metrics'],
     'image_metric': ['ImageMetric'],
 })

@@ -3,9 +3,11 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'registry': ['DepthModel', 'create_model', 'freeze', 'load_model', 'load_weights',
-        'model_names', 'parameters_in', 'register', 'save_weights', 'unfreeze', 'weight_file'],
+    'weights': ['load_weights', 'save_weights', 'weight_file'],
+    'contract': ['DepthModel'],
+    'registry': ['create_model', 'load_model', 'model_names', 'register'],
+    'freezing': ['freeze', 'parameters_in', 'unfreeze'],
     'tiny': ['WEIGHTS', 'Tiny'],
-    'features': ['FeatureCache', 'encoder_key', 'feature_bytes', 'feature_loader', 'predict',
-        'turn'],
+    'features': ['FeatureCache', 'encoder_key', 'feature_bytes', 'feature_loader', 'predict_batch',
+        'read_features', 'turn'],
 })
