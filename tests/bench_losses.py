@@ -1,6 +1,7 @@
 """The same losses: two processes against one, kept features against pictures.
 
-Rounding alone lets two runs drift apart step by step; how far, a control says that differs in nothing but the memory layout.
+Rounding alone lets two runs drift apart step by step; how far, a control says that differs in
+nothing but the memory layout.
 
 python tests/bench_losses.py    prints the largest differences and draws figures/bench/losses.png
 """
@@ -24,19 +25,23 @@ from synthdepth.models import create_model
 data, *jobs = sys.argv[1:]
 for job in jobs:
     name, out, options = job.split('|')
-    recipe = make_recipe('corrected', **dict(batch_size=4, height=48, width=64, lr=1e-3, patience=99, epochs=3) | eval(options))
+    usual = dict(batch_size=4, height=48, width=64, lr=1e-3, patience=99, epochs=3)
+    recipe = make_recipe('corrected', **usual | eval(options))
     model = create_model(*eval(name), **(dict(dropout=0) if 'toy' in name else dict(size=(64, 96))))
     finetune(model, data, recipe, out, progress='lines', minutes=0.)
 '''
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
-ACCELERATE = ['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_machines', '1', '--num_processes', '2',
+ACCELERATE = ['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_machines', '1',
+              '--num_processes', '2',
               '--mixed_precision', 'no', '--dynamo_backend', 'no']
 
 
 def launch(launcher: list, script: Path, *args, **options):
     "Start the script; with one of the launchers in two processes on the CPU."
-    env = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONPATH=f'{Path(__file__).parent}:{ROOT}')
-    return subprocess.Popen([sys.executable, *launcher, script, *map(str, args)], env=env, **options)
+    env = os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
+                            PYTHONPATH=f'{Path(__file__).parent}:{ROOT}')
+    return subprocess.Popen([sys.executable, *launcher, script, *map(str, args)], env=env,
+                            **options)
 
 
 def measure(place: Path, epochs: int) -> dict[str, list[pd.DataFrame]]:
@@ -45,9 +50,12 @@ def measure(place: Path, epochs: int) -> dict[str, list[pd.DataFrame]]:
     (place/'train.py').write_text(SCRIPT)
     start = f"('tiny',)|{place}/{{}}|dict(epochs={epochs}, lr=1e-4, {{}})"
     frozen = "frozen='encoder', jitter=0., cache_features={}"
-    jobs = dict(one='', layout='channels_last=False', pictures=frozen.format(False), features=frozen.format(True))
-    alone = launch([], place/'train.py', data, *(start.format(*job) for job in jobs.items()), stdout=subprocess.DEVNULL)
-    both = launch(TORCHRUN, place/'train.py', data, start.format('two', ''), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    jobs = dict(one='', layout='channels_last=False', pictures=frozen.format(False),
+                features=frozen.format(True))
+    alone = launch([], place/'train.py', data, *(start.format(*job) for job in jobs.items()),
+                   stdout=subprocess.DEVNULL)
+    both = launch(TORCHRUN, place/'train.py', data, start.format('two', ''),
+                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if alone.wait() or both.wait(): raise SystemExit('a training failed')
     logs = {name: pd.read_csv(place/name/'log.csv') for name in (*jobs, 'two')}
     return {'one process, two processes': [logs['one'], logs['two']],
@@ -56,7 +64,7 @@ def measure(place: Path, epochs: int) -> dict[str, list[pd.DataFrame]]:
 
 
 def differences(pairs: dict) -> pd.DataFrame:
-    "Largest relative difference of each loss over the epochs; and of the training loss in the first."
+    "Largest relative difference of each loss over the epochs; of the training loss in the first."
     def row(a, b):
         worst = {c: (b[c]/a[c] - 1).abs().max() for c in ('train_loss', 'valid_loss', 'abs_rel')}
         return {'train_loss, epoch 1': abs(b.train_loss[1]/a.train_loss[1] - 1)} | worst
@@ -73,8 +81,10 @@ def draw(pairs: dict, path: Path):
         for column, colour in (('train_loss', 'C0'), ('valid_loss', 'C1')):
             kind = dict(train_loss='training', valid_loss='validation')[column]
             ax.plot(a.epoch, a[column], '-', color=colour, label=f'{kind}, {names[0]}')
-            ax.plot(b.epoch, b[column], 'o', color=colour, ms=6, mfc='none', label=f'{kind}, {names[1]}')
-        ax.set(xlabel='epoch', ylabel='SILog', title=f'largest relative difference of the training loss: {worst:.1e}')
+            ax.plot(b.epoch, b[column], 'o', color=colour, ms=6, mfc='none',
+                    label=f'{kind}, {names[1]}')
+        ax.set(xlabel='epoch', ylabel='SILog',
+               title=f'largest relative difference of the training loss: {worst:.1e}')
         ax.title.set_fontsize(9)
         ax.legend(fontsize=7, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

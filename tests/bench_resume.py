@@ -1,4 +1,5 @@
-"""Kill a training process with SIGKILL at random moments, start it again each time, compare with a run left alone.
+"""Kill a training process with SIGKILL at random moments, start it again each time, compare with a
+run left alone.
 
 python tests/bench_resume.py [kills]    prints a table and draws figures/bench/resume.png
 """
@@ -36,7 +37,8 @@ class Toy(DepthModel):
     def encode(self, rgb): return [self.encoder(rgb - .5)]
 
     def decode(self, features, size):
-        return nn.functional.interpolate(self.decoder(features[0]).exp(), size, mode='bilinear')[:, 0]
+        return nn.functional.interpolate(self.decoder(features[0]).exp(), size,
+                                         mode='bilinear')[:, 0]
 
 
 @register('toy')
@@ -49,14 +51,16 @@ def toy(weights=None, **config):
     return model
 
 
-def weights_of(run: Path) -> str: return hashlib.sha256((run/'model'/'model.safetensors').read_bytes()).hexdigest()
+def weights_of(run: Path) -> str:
+    return hashlib.sha256((run/'model'/'model.safetensors').read_bytes()).hexdigest()
 
 
 def start(data: Path, run: Path, epochs: int) -> int:
     "The training in a process of its own; its id."
     if pid := os.fork(): return pid
     try:
-        recipe = make_recipe('corrected', epochs=epochs, batch_size=2, height=48, width=64, lr=3e-3, patience=99)
+        recipe = make_recipe('corrected', epochs=epochs, batch_size=2, height=48, width=64, lr=3e-3,
+                             patience=99)
         finetune(create_model('toy'), data, recipe, run, progress=False, minutes=.02/60)
         os._exit(0)
     except BaseException as e:
@@ -69,7 +73,8 @@ def finish(pid: int):
 
 
 def attempt(data: Path, run: Path, epochs: int, delay: float, early: bool) -> tuple[bool, float]:
-    """Train until the end, or until the delay is over: counted from the start if `early`, else from the first new checkpoint.
+    """Train until the end, or until the delay is over: counted from the start if `early`, else from
+    the first new checkpoint.
 
     Says whether it was killed, and after how many seconds."""
     before, begin, pid = position(run), time.perf_counter(), start(data, run, epochs)
@@ -84,7 +89,8 @@ def attempt(data: Path, run: Path, epochs: int, delay: float, early: bool) -> tu
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1]), time.perf_counter() - begin
 
 
-def position(run: Path) -> str: return list_checkpoints(run)[-1].name if list_checkpoints(run) else 'nothing'
+def position(run: Path) -> str:
+    return list_checkpoints(run)[-1].name if list_checkpoints(run) else 'nothing'
 
 
 def measure(kills: int, folder: Path, epochs: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -98,11 +104,14 @@ def measure(kills: int, folder: Path, epochs: int = 20, seed: int = 0) -> pd.Dat
     for n in range(99):
         run = folder/f'killed-{n}'
         while len(rows) < kills:
-            # One kill in four may come before anything is written; the others leave a run that went on, on any machine.
-            killed, seconds = attempt(data, run, epochs, draw.uniform(0, .3*whole), early=draw.random() < .25)
+            # One kill in four may come before anything is written; the others leave a run that
+            # went on, on any machine.
+            killed, seconds = attempt(data, run, epochs, draw.uniform(0, .3*whole),
+                                      early=draw.random() < .25)
             if not killed: break
             halves = len([p for p in (run/'checkpoints').glob('*.part')]) if run.exists() else 0
-            rows.append(dict(run=n, seconds=seconds, share=seconds/whole, found=position(run), unfinished=halves))
+            rows.append(dict(run=n, seconds=seconds, share=seconds/whole, found=position(run),
+                             unfinished=halves))
         finish(start(data, run, epochs))
         same = weights_of(run) == weights_of(alone)
         logs = [pd.read_csv(r/'log.csv').drop(columns='images_per_s') for r in (run, alone)]
@@ -127,15 +136,20 @@ def draw_figure(rows: pd.DataFrame, path: Path, epochs: int = 20):
         x = [at(name) for name in part.found]
         ax.plot(range(1, len(x)+1), x, 'o-', ms=4, lw=1, label=f'run {run+1}')
     ax.axhline(epochs, color='k', lw=.8, ls=':')
-    same = 'to the bit the weights of the run left alone' if rows.same_weights.all() else 'OTHER WEIGHTS'
+    runs, left_alone = rows.run.nunique(), 'to the bit the weights of the run left alone'
+    same = left_alone if rows.same_weights.all() else 'OTHER WEIGHTS'
     ax.set(xlabel='kill (SIGKILL) within a run', ylabel='position of the last checkpoint (epochs)',
            xticks=range(0, len(rows)+1, 5), yticks=range(0, epochs+1, 5),
-           title=f'{len(rows)} kills, {rows.run.nunique()} run{"s"*(rows.run.nunique() > 1)}: {same}', ylim=(-.2, epochs+.4))
+           title=f'{len(rows)} kills, {runs} run{"s"*(runs > 1)}: {same}',
+           ylim=(-.2, epochs+.4))
     ax.title.set_fontsize(9)
     if rows.run.nunique() > 1: ax.legend(ncols=4, fontsize=7, frameon=False)
-    for log, style, label in zip(rows.attrs['logs'], ('o', '-'), ('killed and resumed', 'left alone')):
-        right.plot(log.epoch, log.train_loss, style, color='C0', ms=5, mfc='none', label=f'training, {label}')
-        right.plot(log.epoch, log.valid_loss, style, color='C1', ms=5, mfc='none', label=f'validation, {label}')
+    for log, style, label in zip(rows.attrs['logs'], ('o', '-'),
+                                 ('killed and resumed', 'left alone')):
+        right.plot(log.epoch, log.train_loss, style, color='C0', ms=5, mfc='none',
+                   label=f'training, {label}')
+        right.plot(log.epoch, log.valid_loss, style, color='C1', ms=5, mfc='none',
+                   label=f'validation, {label}')
     right.set(xlabel='epoch', ylabel='SILog', xticks=range(0, epochs+1, 5))
     right.legend(fontsize=7, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"Training against the plain loop of the published notebook, rebuilt: loaders, steps, kept features, evaluation, memory."
+"""Training against the plain loop of the published notebook, rebuilt: loaders, steps, kept
+features, evaluation, memory."""
 import argparse
 import multiprocessing
 import tempfile
@@ -19,10 +20,13 @@ from synthdepth.training import train_batches, train_step
 
 
 class Published(Dataset):
-    "PIL, torchvision's transforms, 256x256, ImageNet normalisation; of 16-bit depth, millimetres are its unit."
+    """PIL, torchvision's transforms, 256x256, ImageNet normalisation; of 16-bit depth, millimetres
+    are its unit."""
     def __init__(self, folder, size=(256, 256)):
-        self.rgb, self.depth = sorted(Path(folder, 'rgb').glob('*')), sorted(Path(folder, 'depth').glob('*'))
-        self.to_rgb = T.Compose([T.Resize(size), T.ToTensor(), T.Normalize([.485, .456, .406], [.229, .224, .225])])
+        self.rgb = sorted(Path(folder, 'rgb').glob('*'))
+        self.depth = sorted(Path(folder, 'depth').glob('*'))
+        self.to_rgb = T.Compose([T.Resize(size), T.ToTensor(),
+                                 T.Normalize([.485, .456, .406], [.229, .224, .225])])
         self.to_depth = T.Compose([T.Resize(size, T.InterpolationMode.NEAREST), T.ToTensor()])
 
     def __len__(self): return len(self.rgb)
@@ -33,11 +37,13 @@ class Published(Dataset):
         return dict(rgb=self.to_rgb(rgb), depth=depth[0], valid=(depth[0] > .001) & (depth[0] < 10))
 
 
-MEAN, STD = torch.tensor([.485, .456, .406]).view(3, 1, 1), torch.tensor([.229, .224, .225]).view(3, 1, 1)
+MEAN = torch.tensor([.485, .456, .406]).view(3, 1, 1)
+STD = torch.tensor([.229, .224, .225]).view(3, 1, 1)
 
 
 def plain_trainer(model):
-    "The published epoch: everything trains, NaN becomes 0, the norm is clipped; the loader's normalisation is undone here."
+    """The published epoch: everything trains, NaN becomes 0, the norm is clipped; the loader's
+    normalisation is undone here."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-4)
 
@@ -72,13 +78,16 @@ def plain_scores(pred, depth, valid):
     "The published five metrics of a batch, each pulled to Python."
     p, d = pred[valid].clamp(1e-3, 10), depth[valid]
     ratio, g = torch.maximum(p/d, d/p), torch.log(p) - torch.log(d)
-    return [x.item() for x in ((ratio < 1.25).float().mean(), ((p - d).abs()/d).mean(), ((p - d)**2).mean().sqrt(),
+    return [x.item()
+            for x in ((ratio < 1.25).float().mean(), ((p - d).abs()/d).mean(),
+                      ((p - d)**2).mean().sqrt(),
                                (p - d).abs().mean(),
                                ((g**2).mean() - .5*g.mean()**2).sqrt())]
 
 
 def rates(n, *fs, repeats=3):
-    "Samples per second of each, the best of a few passes that take turns, so that a busy machine slows all alike."
+    """Samples per second of each, the best of a few passes that take turns, so that a busy machine
+    slows all alike."""
     best = [float('inf')]*len(fs)
     for _ in range(repeats):
         for k, f in enumerate(fs):
@@ -92,11 +101,16 @@ def drain(batches):
     for _ in batches: pass
 
 
-# ZoeD_N at a quarter of its width everywhere, so that encoder and decoder keep their shares of the arithmetic.
-SHAPED = dict(backbone_config=dict(model_type='beit', image_size=384, hidden_size=256, intermediate_size=1024,
-                                   num_hidden_layers=24, num_attention_heads=4, use_relative_position_bias=True,
-                                   reshape_hidden_states=False, out_features=['stage6', 'stage12', 'stage18', 'stage24']),
-              neck_hidden_sizes=[64, 128, 256, 256], fusion_hidden_size=64, bottleneck_features=64, num_relative_features=8,
+# ZoeD_N at a quarter of its width everywhere, so that encoder and decoder keep their shares of the
+# arithmetic.
+SHAPED = dict(backbone_config=dict(model_type='beit', image_size=384, hidden_size=256,
+                                   intermediate_size=1024,
+                                   num_hidden_layers=24, num_attention_heads=4,
+                                   use_relative_position_bias=True,
+                                   reshape_hidden_states=False,
+                                   out_features=['stage6', 'stage12', 'stage18', 'stage24']),
+              neck_hidden_sizes=[64, 128, 256, 256], fusion_hidden_size=64, bottleneck_features=64,
+              num_relative_features=8,
               bin_embedding_dim=32)
 
 
@@ -136,11 +150,13 @@ def bench_loaders(folder, rows):
     kept = Pairs(data, 256, cache=f'{folder}-kept')
     writing = n/(time.perf_counter() - start)
     for batch_size in (2, 16):
-        base, cold, cached = rates(n, lambda: drain(DataLoader(files, batch_size)), lambda: drain(loader(data, 256, batch_size)),
+        base, cold, cached = rates(n, lambda: drain(DataLoader(files, batch_size)),
+                                   lambda: drain(loader(data, 256, batch_size)),
                                    lambda: drain(loader(kept, batch_size=batch_size)), repeats=5)
-        rows += [(f'loader, cold, batch {batch_size}', base, cold, 'samples/s'), (f'loader, cached, batch {batch_size}', base,
-                                                                                  cached, 'samples/s')]
-    base, cold = rates(n, lambda: drain(DataLoader(files, 2, num_workers=2)), lambda: drain(loader(data, 256, 2, workers=2)))
+        rows += [(f'loader, cold, batch {batch_size}', base, cold, 'samples/s'),
+                 (f'loader, cached, batch {batch_size}', base, cached, 'samples/s')]
+    base, cold = rates(n, lambda: drain(DataLoader(files, 2, num_workers=2)),
+                       lambda: drain(loader(data, 256, 2, workers=2)))
     rows += [('loader, cold, batch 2, 2 workers on both sides', base, cold, 'samples/s'),
              ('writing the cache, once', rows[0][1], writing, 'samples/s')]
     return kept
@@ -149,7 +165,8 @@ def bench_loaders(folder, rows):
 def bench_steps(folder, kept, rows):
     "Epochs of `tiny`, and of a network shaped as ZoeDepth, at the published batch of 2."
     for name, config, label in (('tiny', {}, 'tiny'), ('zoedepth', SHAPED, 'ZoeDepth-shaped')):
-        pairs = kept if name == 'tiny' else Pairs(kept.data.subset(range(2)), 256, cache=f'{folder}-kept')
+        pairs = kept if name == 'tiny' else Pairs(kept.data.subset(range(2)), 256,
+                                                  cache=f'{folder}-kept')
         n, files, repeats = len(pairs), Published(folder), 3 if name == 'tiny' else 2
         files.rgb, files.depth = files.rgb[:n], files.depth[:n]
         model = make(name, config)
@@ -158,8 +175,9 @@ def bench_steps(folder, kept, rows):
         start = time.perf_counter()
         features = FeatureCache(model, pairs, f'{folder}-kept')
         first = n/(time.perf_counter() - start)
-        base, all_trained, uncached, cached = rates(n, lambda: plain(DataLoader(files, 2, shuffle=True)), lambda: every(pairs),
-                                                    lambda: frozen(pairs), lambda: frozen(features), repeats=repeats)
+        base, all_trained, uncached, cached = rates(
+            n, lambda: plain(DataLoader(files, 2, shuffle=True)), lambda: every(pairs),
+            lambda: frozen(pairs), lambda: frozen(features), repeats=repeats)
         rows += [(f'training, {label}, everything trained', base, all_trained, 'samples/s'),
                  (f'training, {label}, encoder frozen', base, uncached, 'samples/s'),
                  (f'training, {label}, features kept', base, cached, 'samples/s'),
@@ -168,9 +186,11 @@ def bench_steps(folder, kept, rows):
 
 
 def bench_zoedepth(folder, rows):
-    """ZoeDepth at its own size (345 M parameters, random), with what is frozen computed in every epoch and once.
+    """ZoeDepth at its own size (345 M parameters, random), with what is frozen computed in every
+    epoch and once.
 
-    The metric head's bins are as many at every width, so the narrow network above would make too much of them."""
+    The metric head's bins are as many at every width, so the narrow network above would make too
+    much of them."""
     pairs = Pairs(open_data(folder).subset(range(2)), 256, cache=f'{folder}-kept')
     for what in ('encoder', 'encoder,neck'):
         model = make('zoedepth', {})
@@ -179,8 +199,9 @@ def bench_zoedepth(folder, rows):
         kept = FeatureCache(model, pairs, f'{folder}-kept')
         took = time.perf_counter() - start
         uncached, cached = rates(len(pairs), lambda: frozen(pairs), lambda: frozen(kept), repeats=2)
-        rows.append((f'ZoeDepth, {what} frozen: features kept against not ({kept.bytes/len(kept)/1e6:.0f} MB a picture, made in '
-                     f'{took/len(kept):.1f} s)', uncached, cached, 'samples/s'))
+        size = f'{kept.bytes/len(kept)/1e6:.0f} MB a picture, made in {took/len(kept):.1f} s'
+        label = f'ZoeDepth, {what} frozen: features kept against not ({size})'
+        rows.append((label, uncached, cached, 'samples/s'))
 
 
 def bench_evaluation(folder, kept, rows):
@@ -189,17 +210,20 @@ def bench_evaluation(folder, kept, rows):
 
     @torch.no_grad()
     def plain():
-        for b in DataLoader(Published(folder), 2): plain_scores(model((b['rgb']*STD + MEAN).clamp(0, 1)), b['depth'], b['valid'])
+        for b in DataLoader(Published(folder), 2):
+            plain_scores(model((b['rgb']*STD + MEAN).clamp(0, 1)), b['depth'], b['valid'])
 
     @torch.no_grad()
     def ours():
-        for b in loader(kept, batch_size=8): evaluate_batch(model(b['rgb']), b['depth'], b['valid'], 'metric')
+        for b in loader(kept, batch_size=8):
+            evaluate_batch(model(b['rgb']), b['depth'], b['valid'], 'metric')
     rows.append(('evaluation pass of tiny', *rates(n, plain, ours), 'samples/s'))
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--data', help='a dataset folder of 640x480 captures; without it toy scenes are drawn')
+    parser.add_argument('--data',
+                        help='a dataset folder of 640x480 captures; without it toy scenes')
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -215,8 +239,10 @@ if __name__ == '__main__':
         bench_zoedepth(folder, rows)
         bench_evaluation(folder, pairs, rows)
         plain = peak('plain', folder)
-        rows += [(f'peak memory of an epoch of tiny, {label}', plain, peak(kind, folder), 'MiB') for kind, label in
+        rows += [(f'peak memory of an epoch of tiny, {label}', plain, peak(kind, folder), 'MiB')
+                 for kind, label in
                  (('cached', 'pictures cached'), ('kept', 'features kept'))]
     print('| what | published loop | here | unit | ratio |\n| --- | ---: | ---: | --- | ---: |')
     for what, base, ours, unit in rows:
-        print(f'| {what} | {base:.3g} | {ours:.3g} | {unit} | {base/ours if unit == "MiB" else ours/base:.2f} |')
+        ratio = base/ours if unit == 'MiB' else ours/base
+        print(f'| {what} | {base:.3g} | {ours:.3g} | {unit} | {ratio:.2f} |')

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,8 +41,10 @@ def weights_of(model): return torch.cat([p.detach().flatten() for p in model.sta
 
 def test_published_recipe_has_the_published_values():
     r = RECIPES['published']
-    assert (r.lr, r.weight_decay, r.batch_size, r.epochs, r.t_max, r.clip, r.patience) == (1e-4, 1e-4, 2, 20, 20, 1., 5)
-    assert (r.select, r.split, r.size, r.variance_focus, r.precision) == ('train', 'images', (256, 256), .15, 'fp16')
+    assert (r.lr, r.weight_decay, r.batch_size, r.epochs) == (1e-4, 1e-4, 2, 20)
+    assert (r.t_max, r.clip, r.patience) == (20, 1., 5)
+    assert (r.select, r.split, r.size) == ('train', 'images', (256, 256))
+    assert (r.variance_focus, r.precision) == (.15, 'fp16')
 
 
 def test_learns_logs_and_leaves_a_complete_run_folder(folder, tmp_path):
@@ -53,20 +55,26 @@ def test_learns_logs_and_leaves_a_complete_run_folder(folder, tmp_path):
     assert log.valid_loss.iloc[-1] < log.valid_loss.iloc[0]
     assert not torch.equal(before, weights_of(model))
     about = json.loads((tmp_path/'run'/'run.json').read_text())
-    assert about['asked']['recipe']['epochs'] == 3 and torch.__version__.startswith(about['versions']['torch'])
+    assert about['asked']['recipe']['epochs'] == 3
+    assert torch.__version__.startswith(about['versions']['torch'])
     splits = about['asked']['scenes']
-    assert not set(splits['train']) & set(splits['test']) and not set(splits['train']) & set(splits['valid'])
+    assert not set(splits['train']) & set(splits['test'])
+    assert not set(splits['train']) & set(splits['valid'])
     again = load_model(tmp_path/'run'/'model')
     assert torch.equal(weights_of(again), weights_of(model))
-    suffixes = {p.suffix for p in (tmp_path/'run').rglob('*') if p.is_file()}
+    files = [p for p in (tmp_path/'run').rglob('*') if p.is_file()]
+    assert [p.stat().st_size for p in files if p.name == '.lock'] == [0]
+    suffixes = {p.suffix for p in files if p.name != '.lock'}
     assert suffixes <= {'.json', '.csv', '.safetensors'}, 'nothing that unpickles'
 
 
 def test_best_weights_are_those_of_the_best_validation_epoch(folder, tmp_path):
     model = fresh()
-    log = finetune(model, folder, make_recipe('corrected', **QUICK | dict(epochs=4, lr=3e-2)), tmp_path/'run', progress=False)
+    log = finetune(model, folder, make_recipe('corrected', **QUICK | dict(epochs=4, lr=3e-2)),
+                   tmp_path/'run', progress=False)
     best = int(log[log.epoch > 0].set_index('epoch').valid_loss.idxmin())
-    kept = load_model(next(p for p in list_checkpoints(tmp_path/'run') if p.name == f'epoch_{best:03d}'))
+    kept = load_model(next(p for p in list_checkpoints(tmp_path/'run')
+                           if p.name == f'epoch_{best:03d}'))
     assert torch.equal(weights_of(kept), weights_of(model))
 
 
@@ -96,7 +104,8 @@ from synthdepth.training import finetune, make_recipe
 from synthdepth.models import create_model
 torch.manual_seed(1); torch.set_num_threads(1)
 recipe = make_recipe('corrected', **{QUICK!r})
-finetune(create_model('tiny', 'none'), {str(folder)!r}, recipe, {str(tmp_path/"run")!r}, progress=False)
+out = {str(tmp_path/"run")!r}
+finetune(create_model('tiny', 'none'), {str(folder)!r}, recipe, out, progress=False)
 '''
     (tmp_path/'go.py').write_text(code)
     run = [sys.executable, tmp_path/'go.py']
@@ -106,7 +115,8 @@ finetune(create_model('tiny', 'none'), {str(folder)!r}, recipe, {str(tmp_path/"r
         p.send_signal(signal.SIGKILL)
         p.wait()
     subprocess.run(run, check=True)
-    assert load_model(tmp_path/'run').state_dict().keys() == load_model(tmp_path/'run'/'model').state_dict().keys()
+    kept, left = load_model(tmp_path/'run'), load_model(tmp_path/'run'/'model')
+    assert kept.state_dict().keys() == left.state_dict().keys()
     assert not [p for p in (tmp_path/'run').rglob('*.part')]
 
 
@@ -122,15 +132,18 @@ def test_damaged_checkpoint_is_passed_over(folder, tmp_path, capsys):
 
 
 def test_run_of_another_recipe_is_refused(folder, tmp_path):
-    finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1)), tmp_path/'run', progress=False)
+    finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1)), tmp_path/'run',
+             progress=False)
     with pytest.raises(FinetuneError, match='recipe.lr: 0.001 there, 0.5 asked for'):
-        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, lr=.5)), tmp_path/'run', progress=False)
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, lr=.5)),
+                 tmp_path/'run', progress=False)
 
 
 def test_frozen_encoder_does_not_move(folder, tmp_path):
     model = fresh()
     groups = {k: [p.detach().clone() for p in v] for k, v in model.parameter_groups().items()}
-    finetune(model, folder, make_recipe('corrected', **QUICK | dict(epochs=1, frozen='encoder')), tmp_path/'run', progress=False)
+    finetune(model, folder, make_recipe('corrected', **QUICK | dict(epochs=1, frozen='encoder')),
+             tmp_path/'run', progress=False)
     for name, params in model.parameter_groups().items():
         same = all(torch.equal(a, b) for a, b in zip(groups[name], params))
         assert same == name.startswith('encoder'), name
@@ -138,25 +151,29 @@ def test_frozen_encoder_does_not_move(folder, tmp_path):
 
 def test_everything_frozen_is_an_error(folder, tmp_path):
     with pytest.raises(FinetuneError, match='nothing to train'):
-        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(frozen='all')), tmp_path/'run', progress=False)
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(frozen='all')),
+                 tmp_path/'run', progress=False)
 
 
 def test_unknown_group_is_an_error(folder, tmp_path):
     with pytest.raises(ValueError, match='backbone'):
-        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(frozen='backbone')), tmp_path/'run', progress=False)
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(frozen='backbone')),
+                 tmp_path/'run', progress=False)
 
 
 def test_steps_that_are_not_finite_end_the_run(folder, tmp_path, monkeypatch):
     import synthdepth.training.steps as module
     monkeypatch.setattr(module, 'silog_loss', lambda pred, *args: pred.mean()*np.nan)
     with pytest.raises(FinetuneError, match='not finite|finite loss'):
-        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(batch_size=1)), tmp_path/'run', progress=False)
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(batch_size=1)),
+                 tmp_path/'run', progress=False)
 
 
 def test_weights_that_do_not_change_are_an_error(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, 'step', lambda self, *args, **kw: None)
     with pytest.raises(FinetuneError, match='did not change'):
-        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1)), tmp_path/'run', progress=False)
+        finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1)),
+                 tmp_path/'run', progress=False)
 
 
 def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path, monkeypatch):
@@ -182,16 +199,35 @@ def test_published_split_is_over_images(folder):
 
 def papermill(tmp_path, *parameters):
     "papermill on the training notebook, as the README says."
-    command = [sys.executable, '-m', 'papermill', FINETUNE, str(tmp_path/'out.ipynb'), '-k', 'python3',
+    command = [sys.executable, '-m', 'papermill', FINETUNE, str(tmp_path/'out.ipynb'), '-k',
+               'python3',
                '--no-progress-bar', *parameters]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | dict(OMP_NUM_THREADS='1'))
 
 
 def test_headless_run(folder, tmp_path):
-    p = papermill(tmp_path, '-p', 'recipe', 'corrected', '-p', 'data', str(folder), '-p', 'model', 'tiny', '-p', 'epochs', '1',
+    p = papermill(tmp_path, '-p', 'recipe', 'corrected', '-p', 'data', str(folder), '-p', 'model',
+                  'tiny', '-p', 'epochs', '1',
                   '-p', 'height', '64', '-p', 'width', '64', '-p', 'out', str(tmp_path/'run'))
     assert p.returncode == 0, p.stderr[-2000:]
+    assert 'unknown parameter' not in p.stderr
     assert load_model(tmp_path/'run'/'model') and (tmp_path/'run'/'loss.png').stat().st_size > 1000
+
+
+def test_every_hyper_parameter_is_a_parameter_of_the_notebook():
+    "papermill warns of those that are not in the cell, and a reader would not know of them."
+    from papermill import inspect_notebook
+    from synthdepth.training import RUN, Recipe
+    hyper = {f.name for f in fields(Recipe)} - {'name', 'size'} | {'height', 'width'}
+    assert set(inspect_notebook(FINETUNE)) == hyper | set(RUN)
+
+
+def test_size_is_height_and_width():
+    assert make_recipe('corrected', size=[48, 64]).size == (48, 64)
+    assert make_recipe('corrected', size=[48, 64], width=96).size == (48, 96)
+    with pytest.raises(FinetuneError, match='unknown parameter sizes'):
+        make_recipe('corrected', sizes=None)
 
 
 @pytest.mark.parametrize('parameters, message', [
@@ -211,10 +247,13 @@ def test_finetuned_zoedepth_opens_in_the_transformers_pipeline(folder, tmp_path)
     from transformers import pipeline
     model = make('zoedepth')
     model.processor.size = dict(height=96, width=128)
-    finetune(model, folder, make_recipe('corrected', epochs=2, batch_size=4, height=64, width=64, lr=1e-4), tmp_path/'run',
+    finetune(model, folder,
+             make_recipe('corrected', epochs=2, batch_size=4, height=64, width=64, lr=1e-4),
+             tmp_path/'run',
              progress=False)
     image = photo(48, 64)
-    theirs = pipeline('depth-estimation', model=str(tmp_path/'run'/'model'))(image)['predicted_depth'].squeeze()
+    theirs = pipeline('depth-estimation',
+                      model=str(tmp_path/'run'/'model'))(image)['predicted_depth'].squeeze()
     with torch.no_grad(): ours = load_model(tmp_path/'run'/'model')(as_batch(image))[0]
     assert torch.allclose(ours, theirs, rtol=1e-3)
 
@@ -222,17 +261,22 @@ def test_finetuned_zoedepth_opens_in_the_transformers_pipeline(folder, tmp_path)
 def toy_run(folder, out, **options):
     from bench_resume import toy  # noqa: F401  registers the model 'toy'
     model = create_model('toy', dropout=0.)
-    recipe = make_recipe('corrected', **dict(epochs=2, batch_size=4, height=48, width=64, lr=3e-3) | options)
+    recipe = make_recipe('corrected',
+                         **dict(epochs=2, batch_size=4, height=48, width=64, lr=3e-3) | options)
     return finetune(model, folder, recipe, out, progress=False), model
 
 
 def test_precision_follows_the_card(monkeypatch):
     from synthdepth.training import choose_precision
-    assert [choose_precision(p) for p in ('auto', 'fp32', 'fp16', 'bf16')] == ['no', 'no', 'no', 'bf16']
+    assert [choose_precision(p) for p in ('auto', 'fp32', 'fp16', 'bf16')] == ['no', 'no', 'no',
+                                                                               'bf16']
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    for capability, expected in {(7, 0): 'fp16', (7, 5): 'fp16', (8, 0): 'bf16', (9, 0): 'bf16'}.items():
+    for capability, expected in {(7, 0): 'fp16', (7, 5): 'fp16', (8, 0): 'bf16',
+                                 (9, 0): 'bf16'}.items():
         monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda c=capability: c)
-        assert choose_precision() == expected and choose_precision('fp32') == 'no' and choose_precision('fp16') == 'fp16'
+        assert choose_precision() == expected
+        assert choose_precision('fp32') == 'no'
+        assert choose_precision('fp16') == 'fp16'
 
 
 def test_losses_are_float32_whatever_the_precision(folder, tmp_path, monkeypatch):
@@ -243,7 +287,8 @@ def test_losses_are_float32_whatever_the_precision(folder, tmp_path, monkeypatch
         return real(pred, *args)
     monkeypatch.setattr(module, 'silog_loss', loss)
     log, _ = toy_run(folder, tmp_path/'run', precision='bf16')
-    assert seen == {torch.float32} and json.loads((tmp_path/'run'/'run.json').read_text())['precision'] == 'bf16'
+    assert seen == {torch.float32}
+    assert json.loads((tmp_path/'run'/'run.json').read_text())['precision'] == 'bf16'
     plain, _ = toy_run(folder, tmp_path/'plain')
     a, b = log.train_loss[1:], plain.train_loss[1:]
     assert not np.array_equal(a, b) and np.allclose(a, b, rtol=.02)
@@ -255,8 +300,10 @@ def test_accumulated_gradient_is_the_mean_over_the_parts(folder, tmp_path, monke
     real, seen = module.train_step, []
     def step(net, parts, optimizer, recipe, accelerator):
         if not seen:
-            losses = [silog_loss(net(b['rgb']), b['depth'], b['valid'], recipe.variance_focus) for b, *_ in parts]
-            grads = torch.autograd.grad(sum(loss*n for loss, (*_, n) in zip(losses, parts))/4, list(net.parameters()))
+            losses = [silog_loss(net(b['rgb']), b['depth'], b['valid'], recipe.variance_focus)
+                      for b, *_ in parts]
+            grads = torch.autograd.grad(sum(loss*n for loss, (*_, n) in zip(losses, parts))/4,
+                                        list(net.parameters()))
             seen.append((len(parts), torch.cat([g.flatten() for g in grads])))
             out = real(net, parts, optimizer, recipe, accelerator)
             seen.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
@@ -278,13 +325,15 @@ def test_gradual_unfreezing(folder, tmp_path):
     last_first = [sizes['decoder'], sizes[f'encoder.{n-1}'], sizes[f'encoder.{n-2}']]
     assert list(log.trainable[1:]) == list(np.cumsum(last_first))
     last = load_model(list_checkpoints(tmp_path/'run')[-1])
-    moved = {k for k, v in last.parameter_groups().items() if not all(torch.equal(a, b) for a, b in zip(v, start[k]))}
+    moved = {k for k, v in last.parameter_groups().items()
+             if not all(torch.equal(a, b) for a, b in zip(v, start[k]))}
     assert moved == {'decoder', f'encoder.{n-1}', f'encoder.{n-2}'}
 
 
 @pytest.mark.parametrize('name', ['tiny', 'zoedepth', 'fastdepth'])
 def test_schedules_of_every_model(name, folder):
-    "Frozen, nothing frozen, gradual, layer-wise: one real step in each epoch moves what should move, also with checkpointing."
+    """Frozen, nothing frozen, gradual, layer-wise: one real step in each epoch moves what should
+    move, also with checkpointing."""
     from test_features import make
     from synthdepth.models import unfreeze
     from synthdepth.training import apply_freezing, make_optimizer, recompute_activations
@@ -293,15 +342,18 @@ def test_schedules_of_every_model(name, folder):
     n = sum(k.startswith('encoder') for k in names)
     rest = set(names[n:])
     assert rest == ({'neck', 'decoder'} if name == 'zoedepth' else {'decoder'})
-    x = dict(rgb=torch.rand(2, 3, 64, 96), depth=torch.rand(2, 64, 96) + 1, valid=torch.ones(2, 64, 96, dtype=torch.bool))
+    x = dict(rgb=torch.rand(2, 3, 64, 96), depth=torch.rand(2, 64, 96) + 1,
+             valid=torch.ones(2, 64, 96, dtype=torch.bool))
     for changes, live in ((dict(frozen='encoder'), [set()]*3), (dict(), [set(range(n))]*3),
                           *([(dict(frozen='encoder,neck'), [set()]*3)] if 'neck' in rest else []),
-                          (dict(frozen='encoder', unfreeze=[[2, 1], [3, 3]]), [set(), {n-1}, {n-1, n-2, n-3}])):
+                          (dict(frozen='encoder', unfreeze=[[2, 1], [3, 3]]),
+                           [set(), {n-1}, {n-1, n-2, n-3}])):
         model = make(name)
         unfreeze(model)
         groups = model.parameter_groups()
         recipe = make_recipe('corrected', epochs=3, layer_decay=.5, **changes)
-        optimizer, accelerator = make_optimizer(model, recipe, torch.device('cpu')), start_accelerator(recipe)
+        optimizer = make_optimizer(model, recipe, torch.device('cpu'))
+        accelerator = start_accelerator(recipe)
         recompute_activations(model, accelerator)
         trained = rest - set(recipe.frozen.split(','))
         assert len(optimizer.param_groups) == len(trained) + max(map(len, live))
@@ -311,27 +363,33 @@ def test_schedules_of_every_model(name, folder):
             expected = trained | {f'encoder.{i}' for i in layers}
             assert trainable == sum(p.numel() for k in expected for p in groups[k])
             assert train_step(model, [(x, [2], 2)], optimizer, recipe, accelerator)[1]
-            moved = {k for k, ps in groups.items() if not all(torch.equal(a, b) for a, b in zip(ps, before[k]))}
+            moved = {k for k, ps in groups.items()
+                     if not all(torch.equal(a, b) for a, b in zip(ps, before[k]))}
             assert moved == expected, (changes, epoch)
 
 
 def test_layers_learn_at_their_own_rates(folder, tmp_path):
-    finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, layer_decay=.5)), tmp_path/'run', progress=False)
+    finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(epochs=1, layer_decay=.5)),
+             tmp_path/'run', progress=False)
     state = json.loads((list_checkpoints(tmp_path/'run')[-1]/'state.json').read_text())
     rates = [g['lr'] for g in state['groups']]
     assert rates == sorted(rates) and np.isclose(rates[-1]/rates[-2], 2) and rates[-1] == 1e-3
 
 
-@pytest.mark.parametrize('name, changes', [('tiny', dict(frozen='encoder')), ('core', dict(frozen='encoder,neck', lr=1e-4))])
+@pytest.mark.parametrize('name, changes',
+                         [('tiny', dict(frozen='encoder')),
+                          ('core', dict(frozen='encoder,neck', lr=1e-4))])
 def test_features_computed_once_give_the_same_losses(name, changes, folder, tmp_path, monkeypatch):
     from test_features import make
     monkeypatch.setenv('SYNTHDEPTH_CACHE', str(tmp_path/'cache'))
     options = QUICK | dict(jitter=0.) | changes
     recipes = [make_recipe('corrected', **options, cache_features=kept) for kept in (False, True)]
-    logs = [finetune(make(name), folder, r, tmp_path/f'run-{r.cache_features}', progress=False) for r in recipes]
+    logs = [finetune(make(name), folder, r, tmp_path/f'run-{r.cache_features}', progress=False)
+            for r in recipes]
     assert logs[0].train_loss[1:].nunique() == 3
     assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-3)
-    assert np.allclose(logs[0].valid_loss, logs[1].valid_loss, rtol=1e-3) and any((tmp_path/'cache').iterdir())
+    assert np.allclose(logs[0].valid_loss, logs[1].valid_loss, rtol=1e-3)
+    assert any((tmp_path/'cache').iterdir())
 
 
 def test_features_that_lose_too_much_say_what_to_set(folder, tmp_path, monkeypatch):
@@ -340,8 +398,10 @@ def test_features_that_lose_too_much_say_what_to_set(folder, tmp_path, monkeypat
     encode = Tiny.encode
     monkeypatch.setattr(Tiny, 'encode', lambda self, rgb: [f*1e6 for f in encode(self, rgb)])
     options = QUICK | dict(frozen='encoder', jitter=0., epochs=1)
-    with pytest.raises(FinetuneError, match="lose too much as torch.float16; pass cache_features='float32'"):
-        finetune(fresh(), folder, make_recipe('corrected', **options, cache_features=True), tmp_path/'half', progress=False)
+    with pytest.raises(FinetuneError,
+                       match="lose too much as torch.float16; pass cache_features='float32'"):
+        finetune(fresh(), folder, make_recipe('corrected', **options, cache_features=True),
+                 tmp_path/'half', progress=False)
     recipe = make_recipe('corrected', **options, cache_features='float32')
     assert len(finetune(fresh(), folder, recipe, tmp_path/'single', progress=False)) == 2
 
@@ -352,9 +412,12 @@ def test_activations_computed_twice_change_nothing(folder, tmp_path):
         recipe = make_recipe('corrected', **QUICK | dict(epochs=1, checkpointing=c))
         logs.append(finetune(model, folder, recipe, tmp_path/f'run{c}', progress=False))
     assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-5)
-    assert np.allclose(logs[0].valid_loss, logs[1].valid_loss, rtol=1e-5), 'statistics of batch normalisation counted twice'
-    for a, b in zip(models[0].buffers(), models[1].buffers()): assert torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-6)
-    assert all('forward' not in vars(m) for m in toy_run(folder, tmp_path/'toy', checkpointing=True)[1].modules())
+    same = np.allclose(logs[0].valid_loss, logs[1].valid_loss, rtol=1e-5)
+    assert same, 'statistics of batch normalisation counted twice'
+    for a, b in zip(models[0].buffers(), models[1].buffers()):
+        assert torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-6)
+    assert all('forward' not in vars(m)
+               for m in toy_run(folder, tmp_path/'toy', checkpointing=True)[1].modules())
 
 
 def test_memory_layout_changes_nothing(folder, tmp_path):
@@ -362,17 +425,20 @@ def test_memory_layout_changes_nothing(folder, tmp_path):
     assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-4)
 
 
-@pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')), reason='torch.compile needs a C++ compiler')
+@pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')),
+                    reason='torch.compile needs a C++ compiler')
 def test_compiled_model_learns_the_same(folder, tmp_path):
     logs, models = zip(*(toy_run(folder, tmp_path/f'run{c}', compile=c) for c in (False, True)))
-    assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-3) and models[1]._compiled_call_impl is None
+    assert np.allclose(logs[0].train_loss[1:], logs[1].train_loss[1:], rtol=1e-3)
+    assert models[1]._compiled_call_impl is None
 
 
 def test_batch_size_found_once(folder, tmp_path, monkeypatch):
-    import synthdepth.training.finetuning as module
+    import synthdepth.training.memory as module
     monkeypatch.setattr(module, 'largest_batch', lambda *args: 5)
     log, _ = toy_run(folder, tmp_path/'run', batch_size='auto', epochs=1)
-    assert json.loads((tmp_path/'run'/'run.json').read_text())['batch_size'] == 5 and log.steps.iloc[-1] == 4
+    assert json.loads((tmp_path/'run'/'run.json').read_text())['batch_size'] == 5
+    assert log.steps.iloc[-1] == 4
     shutil.rmtree(tmp_path/'run'/'model')
     monkeypatch.setattr(module, 'largest_batch', lambda *args: 3)
     toy_run(folder, tmp_path/'run', batch_size='auto', epochs=1)
@@ -380,8 +446,10 @@ def test_batch_size_found_once(folder, tmp_path, monkeypatch):
 
 
 def test_every_picture_varies_by_itself(folder, tmp_path):
-    logs = [toy_run(folder, tmp_path/f'{n}', crop=crop, hue=.1, gamma=.1)[0] for n, crop in enumerate((.6, .6, 1.))]
-    assert logs[0].train_loss[1:].equals(logs[1].train_loss[1:]) and not logs[0].train_loss[1:].equals(logs[2].train_loss[1:])
+    logs = [toy_run(folder, tmp_path/f'{n}', crop=crop, hue=.1, gamma=.1)[0]
+            for n, crop in enumerate((.6, .6, 1.))]
+    assert logs[0].train_loss[1:].equals(logs[1].train_loss[1:])
+    assert not logs[0].train_loss[1:].equals(logs[2].train_loss[1:])
 
 
 def test_run_begun_before_a_new_option_existed_goes_on(folder, tmp_path):
@@ -391,7 +459,8 @@ def test_run_begun_before_a_new_option_existed_goes_on(folder, tmp_path):
     del about['asked']['recipe']['crop'], about['asked']['recipe']['compile']
     file.write_text(json.dumps(about))
     assert len(toy_run(folder, tmp_path/'run')[0]) == 3
-    with pytest.raises(FinetuneError, match='recipe.crop: 1.0 there, 0.5 asked for'): toy_run(folder, tmp_path/'run', crop=.5)
+    with pytest.raises(FinetuneError, match='recipe.crop: 1.0 there, 0.5 asked for'):
+        toy_run(folder, tmp_path/'run', crop=.5)
 
 
 def test_tensorboard_is_optional(folder, tmp_path):
@@ -418,29 +487,40 @@ def test_few_bad_steps_are_counted_and_skipped(folder, tmp_path, monkeypatch):
 
 
 def test_batch_size_by_the_memory_that_is_free(folder, tmp_path, monkeypatch):
-    import synthdepth.training.steps as module
+    import synthdepth.training.memory as module
+    from synthdepth.training import start_accelerator
     recipe = make_recipe('corrected', height=64, width=96, batch_size='auto')
-    accelerator, model = module.start_accelerator(recipe), fresh()
-    before, picture = weights_of(model), module._kept_bytes(lambda: model.train()(torch.rand(2, 3, 64, 96)))/2
+    accelerator, model = start_accelerator(recipe), fresh()
+    before = weights_of(model)
+    picture = module.kept_bytes(lambda: model.train()(torch.rand(2, 3, 64, 96)))/2
     model.load_state_dict(fresh().state_dict())
     fixed = 3*sum(p.nbytes for p in model.parameters())
     def found(pictures):
-        monkeypatch.setattr(module.psutil, 'virtual_memory', lambda: SimpleNamespace(available=fixed + 4*picture*pictures))
+        free = SimpleNamespace(available=fixed + 4*picture*pictures)
+        monkeypatch.setattr(module.psutil, 'virtual_memory', lambda: free)
         return module.largest_batch(model, recipe, accelerator, 64)
     assert [found(n) for n in (.1, 1.1, 9.1, 1000)] == [1, 1, 9, 64]
-    assert torch.equal(weights_of(model), before) and all(p.grad is None for p in model.parameters())
+    assert torch.equal(weights_of(model), before)
+    assert all(p.grad is None for p in model.parameters())
+
+
+HOLD = '''
+import fcntl, os, sys, time
+fcntl.flock(os.open(sys.argv[1] + '/.lock', os.O_RDWR), fcntl.LOCK_EX)
+print('held', flush=True)
+time.sleep(60)
+'''
 
 
 def test_a_second_process_is_refused(folder, tmp_path, monkeypatch):
-    import synthdepth.training.finetuning as module
-    from synthdepth.training import hold_run
+    import synthdepth.training.opening as module
     toy_run(folder, tmp_path/'run')
-    monkeypatch.setattr(module, 'hold_run', lambda run: hold_run(run, .3))
-    hold = ('import fcntl, os, sys, time\nfcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX)\nprint("held", flush=True)\n'
-            'time.sleep(60)')
-    holder = subprocess.Popen([sys.executable, '-c', hold, tmp_path/'run'], stdout=subprocess.PIPE)
+    monkeypatch.setattr(module, 'LOCK_SECONDS', .3)
+    command = [sys.executable, '-c', HOLD, tmp_path/'run']
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b'held\n'
-    with pytest.raises(FinetuneError, match='another process is training into'): toy_run(folder, tmp_path/'run')
+    with pytest.raises(FinetuneError, match='another process is training into'):
+        toy_run(folder, tmp_path/'run')
     holder.kill()
     holder.wait()
     assert len(toy_run(folder, tmp_path/'run')[0]) == 3

@@ -3,12 +3,15 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'recipes': ['RECIPES', 'FinetuneError', 'Recipe', 'apply_freezing', 'choose_precision',
-        'make_recipe', 'make_splits', 'start_model'],
-    'checkpoints': ['SIGNALS', 'Interrupted', 'Watch', 'list_checkpoints', 'read_state'],
-    'steps': ['make_optimizer', 'recompute_activations', 'start_accelerator', 'train_batches',
-        'train_step'],
-    'record': ['hold_run'],
+    'recipes': ['RECIPES', 'RUN', 'FinetuneError', 'Recipe', 'make_recipe', 'make_splits',
+        'start_model'],
+    'freezing': ['apply_freezing', 'make_optimizer'],
+    'signals': ['RESUME', 'Interrupted', 'Watch'],
+    'checkpoints': ['list_checkpoints', 'read_state'],
+    'processes': ['choose_precision', 'start_accelerator'],
+    'batches': ['train_batches'],
+    'steps': ['train_step'],
+    'memory': ['recompute_activations'],
     'finetuning': ['finetune', 'plot_loss'],
     'runs': ['list_runs', 'run_state'],
 })
