@@ -1,4 +1,6 @@
 "The inspector in a real browser: Chromium before a real JupyterLab, as a person would use it."
+import base64
+import io
 import json
 import os
 import re
@@ -19,20 +21,28 @@ import pytest
 from PIL import Image
 from toy import write_synthdepth
 
+from synthdepth.colour import NO_DEPTH
 from synthdepth.data import open_data
+from synthdepth.inspector import COLOUR_MAPS
 from synthdepth.models import create_model
 from synthdepth.training import RECIPES
 
-playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed (pip install synthdepth[dev])')
+MISSING = 'playwright is not installed (pip install synthdepth[dev])'
+playwright = pytest.importorskip('playwright.sync_api', reason=MISSING)
 pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
-CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if p), None)
-if not CHROMIUM: pytest.skip('no chromium here (Debian, Ubuntu: apt-get install chromium)', allow_module_level=True)
+NAMES = 'chromium', 'chromium-browser', 'google-chrome'
+CHROMIUM = next((p for p in map(shutil.which, NAMES) if p), None)
+if not CHROMIUM:
+    advice = 'no chromium here (Debian, Ubuntu: apt-get install chromium)'
+    pytest.skip(advice, allow_module_level=True)
 
 SIZE = (480, 640)
-ARGS = ['--no-sandbox', '--use-gl=angle', '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--ignore-gpu-blocklist',
-        '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run']
+ARGS = ['--no-sandbox', '--use-gl=angle', '--use-angle=swiftshader', '--enable-unsafe-swiftshader',
+        '--ignore-gpu-blocklist', '--disable-background-networking', '--disable-component-update',
+        '--disable-sync', '--no-first-run']
+ROOT = "document.querySelector('.sd-root')"
 SHOTS = Path(__file__).resolve().parents[1]/'data'/'browser'
-CELL = '''from synthdepth.inspect import DepthInspector
+CELL = '''from synthdepth.inspector import DepthInspector
 from synthdepth.data import open_data, split_by_scene
 
 def near(rgb): return 2 + rgb.mean(1)
@@ -63,8 +73,9 @@ def work(tmp_path_factory):
     write_notebook(root, CELL)
     run, folder = root/'run', str(root/'toy')
     create_model('tiny').save(run/'model')
-    asked = dict(data=dict.fromkeys(('train', 'valid', 'test'), folder), recipe=asdict(RECIPES["corrected"]) | dict(epochs=2),
-                 model='tiny', weights='tiny')
+    recipe = asdict(RECIPES['corrected']) | dict(epochs=2)
+    folders = dict.fromkeys(('train', 'valid', 'test'), folder)
+    asked = dict(data=folders, recipe=recipe, model='tiny', weights='tiny')
     (run/'run.json').write_text(json.dumps(dict(asked=asked)))
     (run/'log.csv').write_text('epoch,train_loss,valid_loss,d1\n0,,.5,.6\n1,.4,.3,.7\n')
     return root
@@ -74,19 +85,23 @@ def work(tmp_path_factory):
 def start_lab(work: Path):
     "A JupyterLab server; its address with the token."
     port, token = free_port(), 'local'
-    home = {k: str(work/'.jupyter'/k) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR')}
-    settings = work/'.jupyter'/'settings'
-    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--expose-app-in-browser',
-               f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={work}', '--allow-root',
-               f'--LabApp.user_settings_dir={settings}', f'--LabApp.workspaces_dir={work}/.jupyter/workspaces']
-    (settings/'@jupyterlab'/'apputils-extension').mkdir(parents=True)
+    own = work/'.jupyter'
+    home = {f'JUPYTER_{k}_DIR': str(own/k) for k in ('CONFIG', 'DATA', 'RUNTIME')}
+    settings = own/'settings'
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1',
+               f'--port={port}', '--expose-app-in-browser', f'--IdentityProvider.token={token}',
+               f'--ServerApp.root_dir={work}', '--allow-root',
+               f'--LabApp.user_settings_dir={settings}',
+               f'--LabApp.workspaces_dir={own}/workspaces']
+    extension = settings/'@jupyterlab'/'apputils-extension'
+    extension.mkdir(parents=True)
     quiet = dict(fetchNews='false', checkForUpdates=False)
-    (settings/'@jupyterlab'/'apputils-extension'/'notification.jupyterlab-settings').write_text(json.dumps(quiet))
+    (extension/'notification.jupyterlab-settings').write_text(json.dumps(quiet))
     log = open(work/'lab.log', 'w')
     server = subprocess.Popen(command, cwd=work, env=os.environ | home, stdout=log, stderr=log)
     url = f'http://127.0.0.1:{port}'
     try:
-        for _ in range(200):
+        for _ in range(600):  # two minutes and more: a machine may be busy
             try:
                 urllib.request.urlopen(f'{url}/api/status?token={token}', timeout=2)
                 break
@@ -112,17 +127,22 @@ def browser():
 
 
 def errors_of(page) -> list[str]:
-    "Collects what a person would find in red in the console; not the server's own pages that are missing offline."
+    "Collects what a person would find in red in the console."
     said = []
-    alien = 'Failed to load resource', 'shared module'  # missing offline; Voila's own, for extensions of JupyterLab
-    page.on('console', lambda m: said.append(m.text) if m.type == 'error' and not any(a in m.text for a in alien) else None)
+    # The server's own pages that are missing offline; Voila's own, for extensions of JupyterLab.
+    alien = 'Failed to load resource', 'shared module'
+
+    def hear(m):
+        if m.type == 'error' and not any(a in m.text for a in alien): said.append(m.text)
+    page.on('console', hear)
     page.on('pageerror', lambda e: said.append(str(e)))
     return said
 
 
 def open_notebook(page, address):
     page.goto(address)
-    page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')", timeout=40000)
+    ready = "window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')"
+    page.wait_for_function(ready, timeout=40000)
     page.evaluate("""async () => {
       const app = window.jupyterapp, panel = app.shell.currentWidget;
       await panel.context.ready;
@@ -156,8 +176,8 @@ def field(page, name):
     "A control or a place of the page; its drawer is opened where it is in one."
     there = page.locator(f'.sd-root [data-name="{name}"]')
     page.evaluate("""(el) => {
-      const drawer = el.closest('.sd-drawer[hidden]');
-      if (drawer) el.closest('.sd-root').querySelector(`[data-opens="${drawer.dataset.drawer}"]`).click();
+      const drawer = el.closest('.sd-drawer[hidden]'), name = drawer?.dataset.drawer;
+      if (drawer) el.closest('.sd-root').querySelector(`[data-opens="${name}"]`).click();
     }""", there.element_handle())
     return there
 
@@ -172,7 +192,15 @@ def under_the_probe(page) -> tuple[int, int, dict]:
 
 
 def shown(page, position):
-    page.wait_for_function("p => document.querySelector('.sd-root').dataset.shown === String(p)", arg=position, timeout=10000)
+    there = f'p => {ROOT}.dataset.shown === String(p)'
+    page.wait_for_function(there, arg=position, timeout=10000)
+
+
+def wait_for(page, name, condition, arg=None, timeout=30000):
+    "Waits until a named part of the page, `it`, is as it should be."
+    part = f"document.querySelector('.sd-root [data-name={name}]')"
+    page.wait_for_function(f'arg => {{ const it = {part}; return {condition}; }}', arg=arg,
+                           timeout=timeout)
 
 
 def press(page, key):
@@ -180,12 +208,16 @@ def press(page, key):
     page.keyboard.press(key)
 
 
+def canvas(page, selector) -> np.ndarray:
+    "What is painted on a canvas, in its own pixels."
+    url = page.evaluate('s => document.querySelector(s).toDataURL()', selector)
+    file = io.BytesIO(base64.b64decode(url.split(',')[1]))
+    return np.asarray(Image.open(file).convert('RGB'))
+
+
 def pixels(page, key) -> np.ndarray:
-    "What is painted on a panel, in its own pixels."
-    url = page.evaluate("k => document.querySelector(`canvas[data-key='${k}']`).toDataURL()", key)
-    import base64
-    import io
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(',')[1]))).convert('RGB'))
+    "What is painted on a panel."
+    return canvas(page, f"canvas[data-key='{key}']")
 
 
 def until(page, done, seconds=15):
@@ -199,15 +231,18 @@ def until(page, done, seconds=15):
 def point(page, key, u, v):
     "Moves the mouse to the middle of a pixel of the whole picture."
     box = page.locator(f"canvas[data-key='{key}']").bounding_box()
-    page.mouse.move(box['x'] + (u + .5)/SIZE[1]*box['width'], box['y'] + (v + .5)/SIZE[0]*box['height'])
+    x, y = (u + .5)/SIZE[1]*box['width'], (v + .5)/SIZE[0]*box['height']
+    page.mouse.move(box['x'] + x, box['y'] + y)
 
 
 def test_opens_with_every_panel(page):
     titles = ['picture', 'truth', 'near', 'near − truth', 'far', 'far − truth']
     assert page.locator('.sd-panel figcaption').all_inner_texts() == titles
     assert all(pixels(page, k).std() > 5 for k in ('rgb', 'truth', 'pred:near', 'err:far'))
-    assert 'near' in field(page, 'table').inner_text() and 'rmse' in field(page, 'table').inner_text()
-    assert not page.locator('.jp-OutputArea img').first.is_visible()  # the stored picture stands back
+    assert 'near' in field(page, 'table').inner_text()
+    assert 'rmse' in field(page, 'table').inner_text()
+    stored = page.locator('.jp-OutputArea img').first
+    assert not stored.is_visible()  # it stands back
     shot(page, 'side')
 
 
@@ -237,11 +272,15 @@ def test_hover_shows_the_metres_of_the_file_in_every_panel_without_the_kernel(pa
         assert metres == pytest.approx(near, abs=.0011)
         assert error == pytest.approx(near - truth, abs=.0015) and said['near'][1][0] in '+-'
         assert ratio == pytest.approx(near/truth, abs=.002)
-        values = dict(zip(page.locator('.sd-panel figcaption').all_inner_texts(), page.locator('.sd-value').all_inner_texts()))
-        assert values['picture'] == f'column {column}, row {row}' and values['truth'] == f'{truth:.3f} m'
+        titles = page.locator('.sd-panel figcaption').all_inner_texts()
+        values = dict(zip(titles, page.locator('.sd-value').all_inner_texts()))
+        assert values['picture'] == f'column {column}, row {row}'
+        assert values['truth'] == f'{truth:.3f} m'
         assert values['near'] == f'{said["near"][0]} m, ratio {said["near"][2]}'
-        assert values['near − truth'].startswith(f'{said["near"][1]} m, ') and values['near − truth'].endswith(' %')
-        assert values['far'].startswith(said['far'][0]) and values['far − truth'].startswith(said['far'][1])
+        assert values['near − truth'].startswith(f'{said["near"][1]} m, ')
+        assert values['near − truth'].endswith(' %')
+        assert values['far'].startswith(said['far'][0])
+        assert values['far − truth'].startswith(said['far'][1])
     page.wait_for_timeout(300)
     assert page.sent[sent:] == []
 
@@ -274,13 +313,13 @@ def test_zoom_and_pan_are_linked(page):
     assert page.locator('.sd-root').get_attribute('data-zoom') == '1.000'
 
 
-def test_colours_limits_and_invalid_grey(page, work):
+def test_colours_limits_and_stripes(page, work):
     sample = open_data(work/'toy')[0]
     point(page, 'rgb', 2, 2)
     v, u = np.argwhere(~sample.valid)[len(np.argwhere(~sample.valid))//2]
     picture = pixels(page, 'truth')
     at = picture[int((v + .5)/480*len(picture)), int((u + .5)/640*picture.shape[1])]
-    assert tuple(at) == (128, 128, 128)
+    assert tuple(at) in {(g,)*3 for g in NO_DEPTH}
     for name, value in (('cmap', 'magma'), ('scale', 'disparity'), ('scale', 'log')):
         field(page, name).select_option(value)
         page.wait_for_timeout(60)
@@ -294,42 +333,75 @@ def test_colours_limits_and_invalid_grey(page, work):
     field(page, 'high').fill('3')
     field(page, 'high').press('Enter')
     page.wait_for_function("!document.querySelector('.sd-root [data-name=fit]').checked")
-    for name, value in (('cmap', 'viridis'), ('scale', 'linear')): field(page, name).select_option(value)
+    field(page, 'cmap').select_option('viridis')
+    field(page, 'scale').select_option('linear')
     field(page, 'invert').uncheck()
     field(page, 'fit').check()
 
 
+def ink(picture) -> set:
+    "The colours of a picture."
+    return {tuple(c) for c in picture.reshape(-1, 3)}
+
+
+def test_no_depth_is_striped_in_every_colour_map_and_has_a_legend(page, work):
+    point(page, 'rgb', 2, 2)
+    hole = ~open_data(work/'toy')[0].valid
+    rows, columns = np.nonzero(hole)
+    picture = pixels(page, 'truth')
+    (h, w), band = picture.shape[:2], max(2, min(picture.shape[:2])//32)
+    v, u = np.mgrid[:h, :w]
+    inside = hole[((v + .5)/h*SIZE[0]).astype(int), ((u + .5)/w*SIZE[1]).astype(int)]
+    edge = np.hypot(v - (2 + .5)/SIZE[0]*h, u - (2 + .5)/SIZE[1]*w) < 16  # under the probe's cross
+    expected = np.array(NO_DEPTH)[(v + u)//band % 2]
+    assert rows.size and (inside & ~edge).sum() > 1000
+    for name in COLOUR_MAPS:
+        field(page, 'cmap').select_option(name)
+        page.wait_for_timeout(60)
+        found = pixels(page, 'truth')[inside & ~edge]
+        same = (found == expected[inside & ~edge][:, None]).all(1)
+        assert same.mean() > .97, name  # the page rounds another way at the border of the hole
+        legend = ink(canvas(page, 'canvas[data-name=depth-bar]'))
+        assert {(g,)*3 for g in NO_DEPTH} <= legend, name
+        if name == 'cividis': shot(page, 'cividis')
+    bar = field(page, 'depth-bar').get_attribute('aria-label')
+    assert bar.endswith('striped: no depth')
+    assert field(page, 'error-bar').get_attribute('aria-label').endswith('striped: not scored')
+    field(page, 'cmap').select_option('viridis')
+
+
 def test_sort_by_worst_and_filter_by_scene(page):
     field(page, 'score').click()
-    page.wait_for_function("document.querySelector('.sd-root [data-name=progress]').hidden", timeout=20000)
+    wait_for(page, 'progress', 'it.hidden', timeout=20000)
     field(page, 'by').select_option('far')
     field(page, 'sort').select_option('rmse')
-    page.wait_for_function("document.querySelector('.sd-root [data-name=message]').textContent === ''")
+    wait_for(page, 'message', "it.textContent === ''")
     page.wait_for_timeout(300)
     found = []
     for k in range(1, 9):
         if k > 1: press(page, 'ArrowRight')
         shown(page, k)
-        row = next(r for r in field(page, 'table').inner_text().splitlines() if r.startswith('rmse (m)'))
+        rows = field(page, 'table').inner_text().splitlines()
+        row = next(r for r in rows if r.startswith('rmse (m)'))
         found.append(float(row.split()[-1]))
     assert found == sorted(found, reverse=True) and found[0] > found[-1]
     field(page, 'sort').select_option('')
     field(page, 'scene').fill('toy-0-00002')
     field(page, 'scene').press('Enter')
-    page.wait_for_function("document.querySelector('.sd-root [data-name=where]').textContent.startsWith('1 / 2')")
+    wait_for(page, 'where', "it.textContent.startsWith('1 / 2')")
     field(page, 'scene').fill('nowhere')
     field(page, 'scene').press('Enter')
-    page.wait_for_function("document.querySelector('.sd-root [data-name=message]').textContent.includes(\"scene 'nowhere'\")")
+    wait_for(page, 'message', 'it.textContent.includes(arg)', "scene 'nowhere'")
     shot(page, 'empty_filter')
     field(page, 'scene').fill('')
     field(page, 'scene').press('Enter')
-    page.wait_for_function("document.querySelector('.sd-root [data-name=where]').textContent.startsWith('1 / 8')")
+    wait_for(page, 'where', "it.textContent.startsWith('1 / 8')")
 
 
 def test_protocol_and_corruption_are_computed_anew(page):
     table = field(page, 'table').inner_text()
     field(page, 'protocol').select_option('median')
-    page.wait_for_function("t => document.querySelector('.sd-root [data-name=table]').innerText !== t", arg=table)
+    wait_for(page, 'table', 'it.innerText !== arg', table)
     assert 'aligned by median' in field(page, 'table').inner_text()
     clear = pixels(page, 'rgb')
     field(page, 'corruption').select_option('fog')
@@ -338,7 +410,7 @@ def test_protocol_and_corruption_are_computed_anew(page):
     shot(page, 'fog')
     field(page, 'corruption').select_option('')
     field(page, 'protocol').select_option('metric')
-    page.wait_for_function("document.querySelector('.sd-root [data-name=table]').innerText.includes('not aligned')")
+    wait_for(page, 'table', "it.innerText.includes('not aligned')")
 
 
 def test_swipe(page):
@@ -400,7 +472,7 @@ def test_profile_and_save(page, work):
     shot(page, 'profile')
     for form in ('png', 'pdf'):
         field(page, form).click()
-        page.wait_for_function("f => document.querySelector('.sd-message').textContent.includes('.' + f)", arg=form)
+        wait_for(page, 'message', 'it.textContent.includes(arg)', f'.{form}')
     png, = (work/'figures').glob('*.png')
     assert Image.open(png).width > 1500
     SHOTS.joinpath('saved.png').write_bytes(png.read_bytes())
@@ -424,7 +496,7 @@ def test_the_keyboard_alone_is_enough(page):
         page.keyboard.press('Tab')
         if page.evaluate(focused) == 'cmap': break
     page.keyboard.type('v')
-    page.wait_for_function("() => document.querySelector('.sd-root').inspector.view.cmap === 'viridis'")
+    page.wait_for_function(f"{ROOT}.inspector.view.cmap === 'viridis'")
     page.keyboard.press('Escape')
     assert not page.locator('[data-drawer="colours"]').is_visible()
     press(page, 'ArrowRight')
@@ -434,12 +506,14 @@ def test_the_keyboard_alone_is_enough(page):
 
 
 def test_a_key_held_down_leaves_no_queue(page):
-    page.evaluate("() => { const it = document.querySelector('.sd-root').inspector; it.kept.clear(); it.ahead = () => {}; }")
+    alone = 'it.kept.clear(); it.ahead = () => {};'
+    page.evaluate(f'() => {{ const it = {ROOT}.inspector; {alone} }}')
     before = len(page.sent)
     page.locator('.sd-root').focus()
     for _ in range(6): page.keyboard.press('ArrowRight')
     shown(page, 7)
-    asked = [s for s in page.sent[before:] if (b'"show"' if isinstance(s, bytes) else '"show"') in s]
+    sent = [s if isinstance(s, bytes) else s.encode() for s in page.sent[before:]]
+    asked = [s for s in sent if b'"show"' in s]
     assert 1 <= len(asked) < 6
     page.evaluate("() => { delete document.querySelector('.sd-root').inspector.ahead; }")
     press(page, 'Home')
@@ -449,22 +523,25 @@ def test_a_key_held_down_leaves_no_queue(page):
 def test_overview_shows_a_thumbnail_of_every_scene(page):
     press(page, 'o')
     page.wait_for_function("document.querySelectorAll('.sd-thumb img').length === 4")
-    assert all('% valid, median' in a for a in page.locator('.sd-thumb img').evaluate_all('xs => xs.map(x => x.alt)'))
+    alts = page.locator('.sd-thumb img').evaluate_all('xs => xs.map(x => x.alt)')
+    assert all('% valid, median' in a for a in alts)
     shot(page, 'overview')
     page.locator('.sd-thumb').nth(2).click()
     shown(page, 5)
 
 
 def test_every_control_has_a_name_and_the_page_is_readable_at_125_percent(page):
-    nameless = page.evaluate('''() => [...document.querySelectorAll('.sd-root :is(button, input, select, canvas, progress)')]
+    nameless = page.evaluate('''() => [...document.querySelectorAll(
+        '.sd-root :is(button, input, select, canvas, progress)')]
       .filter((e) => !e.closest('[hidden]'))
-      .filter((e) => !(e.getAttribute('aria-label') || e.labels?.length || e.title || e.innerText?.trim()))
+      .filter((e) => !(e.getAttribute('aria-label') || e.labels?.length || e.title))
+      .filter((e) => !e.innerText?.trim())
       .map((e) => e.outerHTML)''')
     assert nameless == []
     page.set_viewport_size(dict(width=1200, height=880))  # what 125 % leaves of 1500 x 1100
-    page.wait_for_function("() => document.querySelector('.sd-root').getBoundingClientRect().right <= window.innerWidth")
+    page.wait_for_function(f'() => {ROOT}.getBoundingClientRect().right <= window.innerWidth')
     page.wait_for_timeout(300)
-    wide = page.evaluate("(() => { const r = document.querySelector('.sd-root'); return r.scrollWidth - r.clientWidth })()")
+    wide = page.evaluate(f'{ROOT}.scrollWidth - {ROOT}.clientWidth')
     assert wide <= 0
     shot(page, 'zoom_125')
     page.set_viewport_size(dict(width=1500, height=1100))
@@ -485,12 +562,14 @@ def test_nothing_red_in_the_console(page):
 def served(browser, work):
     "A run folder served as a page: its curves, its pictures, and a place for any other picture."
     port = free_port()
-    code = f"from synthdepth.live import serve; serve({str(work/'run')!r}, {port}, (), {str(work/'figures')!r})"
+    run, figures = str(work/'run'), str(work/'figures')
+    code = f'from synthdepth.inspector import serve; serve({run!r}, {port}, (), {figures!r})'
     with open(work/'voila.log', 'w') as log:
-        server = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=log, text=True)
+        command = [sys.executable, '-c', code]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         address = server.stdout.readline().strip()
-        for _ in range(150):
+        for _ in range(600):
             try:
                 stranger = urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=2).url
                 break
@@ -511,7 +590,8 @@ def served(browser, work):
 def test_a_run_folder_is_served_to_its_owner_alone(served, work):
     assert '/login' in served.stranger
     for secret in ('api/kernels', 'voila/render/page.ipynb', '?token=wrong'):
-        assert '/login' in urllib.request.urlopen(f'http://127.0.0.1:{served.port}/{secret}').url, secret
+        found = urllib.request.urlopen(f'http://127.0.0.1:{served.port}/{secret}').url
+        assert '/login' in found, secret
     with socket.socket() as outside:  # no address of this machine but its own
         address = socket.gethostbyname(socket.gethostname())
         assert address.startswith('127.') or outside.connect_ex((address, served.port)) != 0
@@ -529,7 +609,8 @@ def test_any_picture_is_predicted(served, work):
     panel.locator('[data-name="file"]').set_input_files(work/'toy'/'rgb'/'rgb_00003.png')
     panel.locator("canvas[data-key='pred:original']").hover()
     assert panel.locator('.sd-message').inner_text() == ''
-    assert panel.locator('.sd-panel figcaption').all_inner_texts() == ['picture', 'original', 'fine-tuned']
+    titles = panel.locator('.sd-panel figcaption').all_inner_texts()
+    assert titles == ['picture', 'original', 'fine-tuned']
     assert re.search(r'original\s+\d+\.\d+', panel.locator('[data-name="readout"]').inner_text())
     panel.screenshot(path=SHOTS/'predict.png')
     assert served.said == []

@@ -8,7 +8,8 @@ from toy import write_flat, write_synthdepth
 COMMAND = [sys.executable, '-c', 'from synthdepth.cli import main; main()']
 
 
-def synthdepth(*args): return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True)
+def synthdepth(*args):
+    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True)
 
 
 def test_check_of_a_clean_and_a_broken_folder(tmp_path):
@@ -61,9 +62,11 @@ def test_help_and_rendering_load_no_torch(tmp_path):
 def test_render_finetune_evaluate(tmp_path):
     "The road from the command line, and the sentinel's own exit code."
     data, run = tmp_path/'data', tmp_path/'run'
-    p = synthdepth('render', data, '--scenes', 10, '--height', 64, '--width', 96, '--spp', 2, '--set', 'views=2')
+    p = synthdepth('render', data, '--scenes', 10, '--height', 64, '--width', 96, '--spp', 2,
+                   '--set', 'views=2')
     assert p.returncode == 0, p.stderr
-    p = synthdepth('finetune', data, run, '--set', 'epochs=2', '--set', 'height=64', '--set', 'width=96')
+    p = synthdepth('finetune', data, run, '--set', 'epochs=2', '--set', 'height=64', '--set',
+                   'width=96')
     assert p.returncode == 0, p.stderr
     assert json.loads((run/'run.json').read_text())['asked']['recipe']['epochs'] == 2
     p = synthdepth('evaluate', run, '--out', tmp_path/'out', '--show-anyway')

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,9 +11,10 @@ from toy import write_synthdepth
 from torch import nn
 
 from synthdepth.data import open_data
-from synthdepth.evaluation import Constant, SentinelError, bootstrap, compare, score_pictures
-from synthdepth.evaluation import evaluate_all, evaluate_model, evaluate_models, evaluate_run
-from synthdepth.evaluation import find_faults, prediction_grid, report, show_table
+from synthdepth.evaluation import GAP, HEAD, BAR_HEIGHT, ConstantDepth, PredictedCapture
+from synthdepth.evaluation import PredictionError, SentinelError, bootstrap, compare, evaluate_model
+from synthdepth.evaluation import evaluate_models, evaluate_run, find_faults, panel_page, predict
+from synthdepth.evaluation import prediction_grid, report, score_models, score_pictures, show_table
 from synthdepth.evaluation import trivial_predictors, write_results
 from synthdepth.training import finetune, make_recipe
 from synthdepth.models import create_model, load_model
@@ -27,7 +29,8 @@ class Oracle(nn.Module):
 
     def forward(self, rgb):
         keys = [(x.permute(1, 2, 0)*255).round().byte().numpy().tobytes() for x in rgb]
-        return torch.stack([self.change(torch.where(self.known[k] > 0, self.known[k], 5.)) for k in keys])
+        return torch.stack([self.change(torch.where(self.known[k] > 0, self.known[k], 5.))
+                            for k in keys])
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +58,8 @@ def test_bootstrap_coverage():
     rng, hits = np.random.default_rng(1), 0
     for k in range(200):
         x = (rng.normal(size=30)[:, None] + .1*rng.normal(size=(30, 5))).ravel()
-        _, low, high = bootstrap(pd.DataFrame(dict(scene=np.repeat(np.arange(30), 5))), x, draws=300, seed=k)
+        _, low, high = bootstrap(pd.DataFrame(dict(scene=np.repeat(np.arange(30), 5))), x,
+                                 draws=300, seed=k)
         hits += low <= 0 <= high
     assert .88 <= hits/200 <= .98
 
@@ -67,7 +71,8 @@ def test_one_scene_has_no_interval():
 
 def test_improvement_is_paired_and_signed(data):
     factors = {'original': .7, 'fine-tuned': .9}
-    scores = {name: score_pictures(Oracle(data, lambda d, k=k: k*d), data) for name, k in factors.items()}
+    scores = {name: score_pictures(Oracle(data, lambda d, k=k: k*d), data)
+              for name, k in factors.items()}
     table = compare(scores)
     for metric in ('d1', 'abs_rel', 'rmse', 'mae'):
         assert table.loc[('improvement', metric), 'low'] > 0, metric
@@ -92,7 +97,8 @@ def without_parquet(folder): return {p.name for p in folder.iterdir() if p.suffi
 def run(data, tmp_path_factory):
     torch.manual_seed(0)
     run = tmp_path_factory.mktemp('run')/'run'
-    finetune(create_model('tiny', 'none'), data, make_recipe('corrected', epochs=1, height=64, width=64), run, progress=False)
+    finetune(create_model('tiny', 'none'), data,
+             make_recipe('corrected', epochs=1, height=64, width=64), run, progress=False)
     return run
 
 
@@ -101,20 +107,25 @@ def test_run_is_evaluated_on_its_own_test_scenes(data, run, tmp_path):
     result = evaluate_run(run, original=origin, size=(48, 64), out=tmp_path/'out', show_anyway=True)
     assert without_parquet(tmp_path/'out') == FILES
     names = list(result['text'].index)
-    assert names == ['original', 'fine-tuned', 'constant 10 m', 'training median', 'mean depth map', 'improvement']
+    assert names == ['original', 'fine-tuned', 'constant 10 m', 'training median', 'mean depth map',
+                     'improvement']
     assert 'Protocol metric' in report(result)
-    with pytest.raises(SentinelError, match='test scenes were trained on'): evaluate_run(run, data, origin)
+    with pytest.raises(SentinelError, match='test scenes were trained on'):
+        evaluate_run(run, data, origin)
     result = evaluate_run(run, data, origin, size=(48, 64), show_anyway=True)
-    assert any('test scenes were trained on' in f for f in result['faults']) and '**sentinel:**' in report(result)
+    assert any('test scenes were trained on' in f for f in result['faults'])
+    assert '**sentinel:**' in report(result)
 
 
 def test_run_that_did_not_learn_is_objected_to(run, tmp_path):
-    with pytest.raises(SentinelError, match='bit by bit'): evaluate_run(run, original=load_model(run/'model'))
+    with pytest.raises(SentinelError, match='bit by bit'):
+        evaluate_run(run, original=load_model(run/'model'))
     about = json.loads((run/'run.json').read_text())
     about['asked']['recipe'] |= dict(select='train', frozen='backbone')
     shutil.copytree(run, tmp_path/'run')
     (tmp_path/'run'/'run.json').write_text(json.dumps(about | dict(frozen=0)))
-    with pytest.raises(SentinelError, match='chosen by training loss.*no parameter was frozen'): evaluate_run(tmp_path/'run')
+    with pytest.raises(SentinelError, match='chosen by training loss.*no parameter was frozen'):
+        evaluate_run(tmp_path/'run')
 
 
 def healthy(data, noise):
@@ -124,20 +135,25 @@ def healthy(data, noise):
 
 def test_a_model_alone_and_with_a_baseline(data, tmp_path):
     alone = evaluate_models({'mine': healthy(data, .1)}, data, geometry=True)
-    assert list(alone['text'].index) == ['mine', 'constant 10 m', "test set's median", "test set's mean depth map"]
-    assert 'differences' not in alone and 'mine beats the best trivial predictor' in ' '.join(alone['verdict'])
+    assert list(alone['text'].index) == ['mine', 'constant 10 m', "test set's median",
+                                         "test set's mean depth map"]
+    assert 'differences' not in alone
+    assert 'mine beats the best trivial predictor' in ' '.join(alone['verdict'])
     assert {'boundary_f1 ↑', 'normal_mean ↓ (deg)'} <= set(alone['text'].columns)
     both = evaluate_models({'theirs': healthy(data, .3), 'mine': healthy(data, .1)}, data)
     found = both['differences'].loc[('mine', 'abs_rel')]
-    assert found.low > 0 and found.p < .05 and found.difference == both['table'].loc[('improvement', 'abs_rel'), 'mean']
+    assert found.low > 0 and found.p < .05
+    assert found.difference == both['table'].loc[('improvement', 'abs_rel'), 'mean']
     assert any(v.startswith('mine against theirs: better') for v in both['verdict'])
     write_results(both, tmp_path)
     stored = json.loads((tmp_path/'table.json').read_text())
     assert stored['protocol'] == both['protocol'] and stored['differences'][0]['model'] == 'mine'
     assert stored['table'][0]['mean'] == pytest.approx(both['table'].iloc[0]['mean'], rel=1e-12)
     rows = pd.read_csv(tmp_path/'rows.csv')
-    assert list(rows.columns[:5]) == ['model', 'protocol', 'scene', 'view', 'rgb'] and len(rows) == 5*len(data)
-    with pytest.raises(ValueError, match='found 3 models'): evaluate_models(dict.fromkeys('abc', Constant(2.)), data)
+    assert list(rows.columns[:5]) == ['model', 'protocol', 'scene', 'view', 'rgb']
+    assert len(rows) == 5*len(data)
+    with pytest.raises(ValueError, match='found 3 models'):
+        evaluate_models(dict.fromkeys('abc', ConstantDepth(2.)), data)
 
 
 def test_a_dataset_is_read_once_for_all_models(data):
@@ -147,17 +163,21 @@ def test_a_dataset_is_read_once_for_all_models(data):
         def __getitem__(self, i):
             read.append(i)
             return super().__getitem__(i)
-    models = {'a': Constant(2.), 'b': healthy(data, .1), 'c': Constant(3.)}
-    scores = evaluate_all(models, Counted(**vars(data)), geometry=True)
+    models = {'a': ConstantDepth(2.), 'b': healthy(data, .1), 'c': ConstantDepth(3.)}
+    scores = score_models(models, Counted(**vars(data)), geometry=True)
     assert sorted(read) == list(range(len(data)))
-    for name, model in models.items(): pd.testing.assert_frame_equal(scores[name], score_pictures(model, data, geometry=True))
+    for name, model in models.items():
+        pd.testing.assert_frame_equal(scores[name], score_pictures(model, data, geometry=True))
 
 
 def test_too_few_scenes_show_no_difference_and_intervals_stay_possible(data):
     few = data.subset(range(8))  # four scenes: no test of signs can reach p < 0.05
-    result = evaluate_models({'theirs': healthy(few, .3), 'mine': healthy(few, .1)}, few, geometry=True)
-    assert any(v.startswith('mine against theirs: not shown to differ (d1, abs_rel') for v in result['verdict'])
-    assert not any('better' in v or 'worse' in v for v in result['verdict']) and (result['differences'].p >= .125).all()
+    result = evaluate_models({'theirs': healthy(few, .3), 'mine': healthy(few, .1)}, few,
+                             geometry=True)
+    assert any(v.startswith('mine against theirs: not shown to differ (d1, abs_rel')
+               for v in result['verdict'])
+    assert not any('better' in v or 'worse' in v for v in result['verdict'])
+    assert (result['differences'].p >= .125).all()
     levels = result['table'].drop('improvement', level='model')
     assert (levels.low >= 0).all() and (levels.xs('d1', level='metric').high <= 1).all()
 
@@ -168,27 +188,35 @@ def test_corruptions_come_in_as_a_function_and_are_written(data, tmp_path):
     def measure(model, data, protocol, baseline, size, show_anyway, names):
         asked.append((model, protocol.name, baseline, size, show_anyway, names))
         table = pd.DataFrame(dict(ce=[98.5]), index=pd.Index(['fog'], name='corruption'))
-        return dict(table=table, text=table.map('{:.1f}'.format), rows=table.reset_index(), figure=plt.figure())
+        return dict(table=table, text=table.map('{:.1f}'.format), rows=table.reset_index(),
+                    figure=plt.figure())
 
     models = {'theirs': healthy(data, .3), 'mine': healthy(data, .1)}
     result = evaluate_models(models, data, corruptions=measure)
     names = dict(baseline='theirs', model='mine')
-    assert asked == [(models['mine'], 'metric', models['theirs'], None, False, names)] and '| fog | 98.5 |' in report(result)
+    assert asked == [(models['mine'], 'metric', models['theirs'], None, False, names)]
+    assert '| fog | 98.5 |' in report(result)
     write_results(result, tmp_path)
-    assert without_parquet(tmp_path) == FILES | {'corruptions.csv', 'corruptions_rows.csv', 'corruptions.png'}
+    assert without_parquet(tmp_path) == FILES | {'corruptions.csv', 'corruptions_rows.csv',
+                                                 'corruptions.png'}
 
 
 def test_models_by_name_folder_weights_and_run(data, run, tmp_path):
     tiny = create_model('tiny')
     tiny.save(tmp_path/'saved')
-    result = evaluate_model(tmp_path/'saved', data.root, baseline='tiny=none', show_anyway=True, size=(48, 64))
+    result = evaluate_model(tmp_path/'saved', data.root, baseline='tiny=none', show_anyway=True,
+                            size=(48, 64))
     assert list(result['text'].index[:2]) == ['tiny', 'saved']
     twice = evaluate_model('tiny', data, baseline='tiny', show_anyway=True, size=(48, 64))
-    assert list(twice['text'].index[:2]) == ['tiny (baseline)', 'tiny'] and not (twice['table'].loc['improvement']['mean']).any()
-    assert list(evaluate_model(run, data, baseline='tiny', show_anyway=True)['text'].index[:2]) == ['tiny', 'run']
-    assert list(evaluate_model(run, show_anyway=True)['text'].index[:2]) == ['original', 'fine-tuned']
+    assert list(twice['text'].index[:2]) == ['tiny (baseline)', 'tiny']
+    assert not (twice['table'].loc['improvement']['mean']).any()
+    against_tiny = evaluate_model(run, data, baseline='tiny', show_anyway=True)
+    assert list(against_tiny['text'].index[:2]) == ['tiny', 'run']
+    alone = evaluate_model(run, show_anyway=True)
+    assert list(alone['text'].index[:2]) == ['original', 'fine-tuned']
     with pytest.raises(FileNotFoundError, match='not a run folder'): evaluate_model('tiny')
-    with pytest.raises(ValueError, match='a baseline needs data'): evaluate_model(run, baseline='tiny')
+    with pytest.raises(ValueError, match='a baseline needs data'):
+        evaluate_model(run, baseline='tiny')
     with pytest.raises(ValueError, match='tinier'): evaluate_model('tinier', data)
 
 
@@ -212,6 +240,88 @@ def test_grid_survives_a_picture_without_truth(data):
             return s
         def subset(self, indices): return Blank(**vars(super().subset(indices)))
     blank = Blank(**vars(data))
-    assert prediction_grid(blank, {'constant': Constant(2.)}, [0])
-    rows = score_pictures(Constant(2.), blank)
-    assert rows.abs_rel.isna().all() and 'no picture has a valid pixel' in find_faults(rows, 'metric')[0]
+    assert prediction_grid(blank, {'constant': ConstantDepth(2.)}, [0])
+    rows = score_pictures(ConstantDepth(2.), blank)
+    assert rows.abs_rel.isna().all()
+    assert 'no picture has a valid pixel' in find_faults(rows, 'metric')[0]
+
+
+def counted(data):
+    "The dataset, and the list of the captures that were read."
+    read = []
+
+    class Counted(type(data)):
+        def __getitem__(self, i):
+            read.append(self.captures[i].rgb.name)
+            return super().__getitem__(i)
+    return Counted(**vars(data)), read
+
+
+def test_an_evaluation_reads_its_test_set_once_and_predicts_each_picture_once(data):
+    train, test = data.subset(range(8)), data.subset(range(8, 16))
+    (train, trained_on), (test, tested_on) = counted(train), counted(test)
+    calls = []
+
+    class Watched(nn.Module):
+        def forward(self, rgb):
+            calls.append(len(rgb))
+            return oracle(rgb)
+    oracle = healthy(data, .1)
+    result = evaluate_models({'mine': Watched()}, test, train=train)
+    assert sorted(tested_on) == sorted(c.rgb.name for c in test.captures)
+    assert sorted(trained_on) == sorted(c.rgb.name for c in train.captures)
+    assert sum(calls) == len(test) and result['grid'].height == 4*(HEAD + 168 + GAP) + BAR_HEIGHT
+
+
+def test_copies_of_training_pictures_are_found_in_the_same_pass(data):
+    other = replace(data, captures=tuple(replace(c, scene=f'again {c.scene}')
+                                         for c in data.captures))
+    with pytest.raises(SentinelError, match='near-duplicates of training pictures'):
+        evaluate_models({'mine': healthy(data, .1)}, other, train=data)
+
+
+def test_one_way_to_predict():
+    rgb = torch.rand(2, 3, 8, 12, requires_grad=True)
+    layer = nn.Conv2d(3, 1, 1).train()
+    depth = predict(nn.Sequential(layer, nn.Flatten(1, 2)), rgb)
+    assert depth.shape == (2, 8, 12) and not depth.requires_grad and not layer.training
+    assert predict(lambda x: x[:, 0].detach().double().numpy(), rgb).dtype == torch.float32
+    message = r'predicted shape \(2, 1, 8, 12\), expected \(2, 8, 12\)'
+    with pytest.raises(PredictionError, match=message): predict(layer, rgb)
+    assert issubclass(PredictionError, ValueError)
+
+
+def capture(title='a', shape=(24, 32)):
+    depth = np.linspace(1, 5, shape[0]*shape[1], dtype=np.float32).reshape(shape)
+    valid = depth < 4.5
+    shown = {'near': depth - .5, 'far': depth + .5}
+    rgb = np.full((*shape, 3), 200, np.uint8)
+    return PredictedCapture(title, rgb, depth, valid, shown, dict.fromkeys(shown, valid))
+
+
+def test_a_page_has_a_row_for_each_capture_or_for_each_model():
+    step, height = 64 + GAP, HEAD + 48 + GAP
+    options = dict(width=64, limits=(1., 4.5), reach=1.)
+    of_captures = panel_page([capture('a'), capture('b'), capture('c')], **options)
+    assert of_captures.size == (6*step - GAP, 3*height + BAR_HEIGHT)
+    of_models = panel_page([capture()], rows='models', **options)
+    assert of_models.size == (4*step - GAP, 2*height + BAR_HEIGHT)
+    a, b = np.asarray(of_captures), np.asarray(of_models)
+    for row, (prediction, error) in enumerate(((2, 4), (3, 5))):  # near, far
+        y, top = row*height + HEAD, slice(HEAD, HEAD + 48)
+        for column, there in ((2, prediction), (3, error)):
+            ours = a[top, there*step:there*step + 64]
+            assert (ours == b[y:y + 48, column*step:column*step + 64]).all()
+    red, blue = (a[HEAD, c*step].astype(int) for c in (4, 5))
+    assert red[0] > red[2] and blue[2] > blue[0]
+
+
+def test_a_page_without_models_or_with_one_that_failed():
+    assert panel_page([capture()], names=[], width=64).width == 2*(64 + GAP) - GAP
+    assert panel_page([capture()], ['near', 'gone'], width=64).width == 6*(64 + GAP) - GAP
+    with pytest.raises(ValueError, match='no captures to draw'): panel_page([])
+
+
+def test_counts_are_in_the_singular_where_there_is_one(data):
+    scene = data.subset(data.scenes[data.captures[0].scene])
+    assert evaluate_models({'mine': healthy(scene, .1)}, scene)['n'] == '2 pictures of 1 scene'

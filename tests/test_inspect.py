@@ -2,6 +2,7 @@ import base64
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from dataclasses import asdict
@@ -17,15 +18,16 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from toy import write_synthdepth
 
-from synthdepth.inspector import COLOUR_MAPS, GAP, HEAD, LAYOUTS, Browser, DepthInspector, Looks
-from synthdepth.inspector import PredictPanel, TrainingMonitor, compose, has_frontend
-from synthdepth.inspector import look_at_picture, open_run, show_folder, unpack, write_page
 from synthdepth.colour import NO_DEPTH, colour_depth
 from synthdepth.data import open_data, split_by_scene
+from synthdepth.evaluation import GAP, HEAD, ConstantDepth, panel_page, score_pictures
+from synthdepth.inspector import COLOUR_MAPS, PAGE_LAYOUTS, Comparisons, DepthInspector
+from synthdepth.inspector import PredictPanel, TrainingMonitor, change_conditions, colour_limits
+from synthdepth.inspector import decode_depth, has_frontend, open_run, predict_picture
+from synthdepth.inspector import show_folder, write_page
 from synthdepth.metrics import METRICS
 from synthdepth.models import create_model
 from synthdepth.training import RECIPES, make_splits
-from synthdepth.evaluation import Constant, score_pictures
 
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 
@@ -42,14 +44,14 @@ def data(tmp_path_factory):
 
 
 class Page:
-    "What the browser does, without one."
+    "What the comparisons does, without one."
     def __init__(self, shown):
         self.shown, self.got = shown, []
         shown.widget.send = lambda message, buffers=None: self.got.append((message, buffers or []))
         self.ask(kind='ready')
 
     def ask(self, *buffers, **message):
-        self.shown._asked(None, message, list(buffers))
+        self.shown.receive(None, message, list(buffers))
         return self
 
     def last(self, kind) -> tuple[dict, list]:
@@ -62,7 +64,8 @@ def pixels(inspector) -> np.ndarray:
 
 def test_nothing_is_read_before_it_is_looked_at(data, monkeypatch):
     read, original = [], type(data).__getitem__
-    monkeypatch.setattr(type(data), '__getitem__', lambda self, i: read.append(i) or original(self, i))
+    def noted(self, i): return read.append(i) or original(self, i)
+    monkeypatch.setattr(type(data), '__getitem__', noted)
     inspector = DepthInspector(data, {'near': near})
     assert read == []
     page = Page(inspector)
@@ -78,29 +81,31 @@ def test_nothing_is_read_before_it_is_looked_at(data, monkeypatch):
 
 def test_predictions_are_cached_and_bounded(data):
     calls = []
-    looks = Looks(data, {'m': lambda rgb: calls.append(1) or near(rgb)}, keep=2)
+    looks = Comparisons(data, {'m': lambda rgb: calls.append(1) or near(rgb)}, keep=2)
     for i in (0, 1, 0, 2, 0): looks[i]
     assert len(calls) == 3
     looks[1]
-    assert len(calls) == 4 and len(looks._kept) == 2 and sorted(looks.scores['m']) == [0, 1, 2]
+    assert len(calls) == 4 and len(looks.recent) == 2 and sorted(looks.scores['m']) == [0, 1, 2]
 
 
 @pytest.mark.parametrize('cmap', COLOUR_MAPS)
 def test_panels_share_one_range_and_invalid_is_striped(data, cmap):
-    look = Looks(data, {'near': near})[0]
-    limits, width = look.depth_limits(), look.depth.shape[1]
-    page = np.asarray(compose(look, cmap=cmap, width=width))
+    look = Comparisons(data, {'near': near})[0]
+    limits, width = colour_limits(look), look.depth.shape[1]
+    page = np.asarray(panel_page([look], cmap=cmap, width=width, rows='models'))
     h, step = len(look.depth), width + GAP
     truth, pred = (page[HEAD:HEAD+h, k*step:k*step+width] for k in (1, 2))
-    np.testing.assert_array_equal(truth[look.valid], colour_depth(look.depth, look.valid, *limits, cmap)[look.valid])
+    expected = colour_depth(look.depth, look.valid, *limits, cmap)
+    np.testing.assert_array_equal(truth[look.valid], expected[look.valid])
     np.testing.assert_array_equal(pred, colour_depth(look.shown['near'], None, *limits, cmap))
     assert not look.valid.all()
     assert {tuple(c) for c in truth[~look.valid]} == {(g,)*3 for g in NO_DEPTH}
 
 
 def test_error_is_red_where_too_near_and_blue_where_too_far(data):
-    look = Looks(data, {'near': lambda rgb: torch.full_like(rgb[:, 0], .1), 'far': far})[0]
-    page, (h, w) = np.asarray(compose(look, width=64)), look.depth.shape
+    look = Comparisons(data, {'near': lambda rgb: torch.full_like(rgb[:, 0], .1), 'far': far})[0]
+    h, w = look.depth.shape
+    page = np.asarray(panel_page([look], width=64, rows='models'))
     row, column = np.argwhere(look.counted['near'])[0]
     red = page[HEAD + row, 3*(w + GAP) + column]
     assert look.error('near')[row, column] < 0 and red[0] > red[2]
@@ -114,8 +119,9 @@ def test_metres_under_a_pixel(data):
     inspector.choose(position=4)
     sample = data[3]
     row, column = np.argwhere(sample.valid)[-1]
-    assert inspector.at(row, column) == {'truth': float(sample.depth[row, column]),
-                                         'near': pytest.approx(float(inspector.look.shown['near'][row, column]))}
+    predicted = float(inspector.comparison.shown['near'][row, column])
+    expected = {'truth': float(sample.depth[row, column]), 'near': pytest.approx(predicted)}
+    assert inspector.at(row, column) == expected
     row, column = np.argwhere(~sample.valid)[0]
     assert inspector.at(row, column)['truth'] is None
 
@@ -124,14 +130,14 @@ def test_stepping_stops_at_both_ends(data):
     inspector = DepthInspector(data)
     inspector.widget
     inspector.step(-1)
-    assert inspector.position == 1
+    assert inspector.session.position == 1
     for _ in range(9): inspector.step()
-    assert inspector.position == 6 and inspector.look.index == 5
+    assert inspector.session.position == 6 and inspector.comparison.index == 5
 
 
 def test_scene_filter_and_worst_first(data):
     inspector = DepthInspector(data, {'near': near, 'far': far})
-    assert inspector.look.index == 0
+    assert inspector.comparison.index == 0
     inspector.choose(sort='d1')
     assert '1 of 6 captures are scored' in inspector.message
     inspector.score_all()
@@ -139,12 +145,15 @@ def test_scene_filter_and_worst_first(data):
     for name in METRICS:
         for model in ('near', 'far'):
             inspector.choose(sort=name, by=model)
-            values = [inspector.looks.scores[model][i][name] for i in inspector.order]
-            assert values == sorted(values, reverse=not METRICS[name].higher_is_better), (name, model)
-            assert inspector.look.index == inspector.order[0]
+            values = [inspector.comparisons.scores[model][i][name] for i in inspector.session.order]
+            worst_first = sorted(values, reverse=not METRICS[name].higher_is_better)
+            assert values == worst_first, (name, model)
+            assert inspector.comparison.index == inspector.session.order[0]
     scene = data.captures[2].scene
     inspector.choose(scene=scene)
-    assert sorted(inspector.order) == [2, 3] and len(inspector.order) == 2 and inspector.look.index in (2, 3)
+    assert sorted(inspector.session.order) == [2, 3]
+    assert len(inspector.session.order) == 2
+    assert inspector.comparison.index in (2, 3)
 
 
 def test_fixed_colours_stay_while_stepping(data):
@@ -153,46 +162,52 @@ def test_fixed_colours_stay_while_stepping(data):
     assert inspector.view['fit']
     inspector.choose(limits=(1., 4.), reach=2.)
     assert not inspector.view['fit'] and (pixels(inspector) != fitted[1]).any()
-    h, w = inspector.look.depth.shape
-    shown = colour_depth(inspector.look.depth, inspector.look.valid, 1., 4.)
+    h, w = inspector.comparison.depth.shape
+    shown = colour_depth(inspector.comparison.depth, inspector.comparison.valid, 1., 4.)
     inspector.width = w
     inspector.draw()
     assert (pixels(inspector)[HEAD:HEAD + h, w + GAP:2*w + GAP] == shown).all()
     inspector.choose(limits=(2., 2.))
-    assert inspector.look is not None and inspector.message == '' and len(pixels(inspector))
+    assert inspector.comparison is not None and inspector.message == '' and len(pixels(inspector))
 
 
 def test_page_and_code_move_each_other(data):
     inspector = DepthInspector(data, {'near': near, 'far': far})
-    assert inspector.canvas is None
+    assert inspector.page is None
     page = Page(inspector)
     assert page.last('capture')[0]['position'] == 1
     page.ask(kind='show', position=2)
-    assert inspector.position == 2 and page.last('capture')[0]['index'] == inspector.look.index == 1
+    assert inspector.session.position == 2
+    assert page.last('capture')[0]['index'] == inspector.comparison.index == 1
     page.ask(kind='at', position=4)
-    assert inspector.look.index == 3
+    assert inspector.comparison.index == 3
     page.ask(kind='choose', values=dict(scene=data.captures[2].scene))
-    assert inspector.order == [2, 3] and page.last('state')[0]['n'] == 2 and page.last('capture')[0]['index'] == 2
+    assert inspector.session.order == [2, 3]
+    assert page.last('state')[0]['n'] == 2
+    assert page.last('capture')[0]['index'] == 2
     inspector.choose(scene=None, cmap='magma', position=5)
-    assert page.last('capture')[0]['index'] == 4 and inspector.canvas.view['cmap'] == 'magma'
-    inspector.canvas.view = inspector.canvas.view | dict(invert=True)
+    assert page.last('capture')[0]['index'] == 4 and inspector.page.view['cmap'] == 'magma'
+    inspector.page.view = inspector.page.view | dict(invert=True)
     assert inspector.view['invert']
     page.ask(kind='choose', values=dict(protocol='no such'))
-    assert "unknown protocol 'no such'" in page.last('said')[0]['text'] and inspector.looks.protocol.name == 'metric'
+    assert "unknown protocol 'no such'" in page.last('said')[0]['text']
+    assert inspector.comparisons.protocol.name == 'metric'
     page.ask(kind='no such')
-    assert 'AttributeError' in page.last('said')[0]['text']
+    assert "unknown message 'no such'" in page.last('said')[0]['text']
 
 
 def test_page_gets_the_metres_that_are_scored(data):
     inspector = DepthInspector(data, {'near': near}, protocol='nyu')
     message, (rgb, truth, pred, bits) = Page(inspector).last('capture')
-    look, shape = inspector.look, inspector.look.depth.shape
+    look, shape = inspector.comparison, inspector.comparison.depth.shape
     assert (np.frombuffer(rgb, np.uint8).reshape(look.rgb.shape) == look.rgb).all()
-    back = unpack(message['truth'], truth).reshape(shape)
-    assert (np.isnan(back) == ~look.valid).all() and np.abs(back - look.depth)[look.valid].max() < 2e-4
-    shown = unpack(message['preds'][0], pred).reshape(shape)
+    back = decode_depth(message['truth'], truth).reshape(shape)
+    assert (np.isnan(back) == ~look.valid).all()
+    assert np.abs(back - look.depth)[look.valid].max() < 2e-4
+    shown = decode_depth(message['preds'][0], pred).reshape(shape)
     assert np.abs(shown - look.shown['near']).max() < 2e-4
-    assert (np.unpackbits(np.frombuffer(bits, np.uint8))[:look.depth.size].reshape(shape) == look.counted['near']).all()
+    counted = np.unpackbits(np.frombuffer(bits, np.uint8))[:look.depth.size].reshape(shape)
+    assert (counted == look.counted['near']).all()
     assert message['scores'] == look.scores and message['camera_known'] and not message['blind']
 
 
@@ -205,7 +220,8 @@ def test_the_page_scores_in_pieces(data):
         if page.last('scored')[0]['done'] == 6: break
     page.ask(kind='scored')
     assert page.last('capture')[0]['note'] == ''
-    assert inspector.order[0] == max(range(6), key=lambda i: inspector.looks.scores['far'][i]['rmse'])
+    scores = inspector.comparisons.scores['far']
+    assert inspector.session.order[0] == max(range(6), key=lambda i: scores[i]['rmse'])
 
 
 def test_a_model_that_fails_everywhere_ends_the_scoring(data):
@@ -219,92 +235,114 @@ def test_a_model_that_fails_everywhere_ends_the_scoring(data):
 def test_splits_protocols_and_corruptions_are_filters(data):
     splits = split_by_scene(data, (.34, .33, .33))
     inspector = DepthInspector(splits, {'near': near})
-    assert len(inspector.order) == 6
+    assert len(inspector.session.order) == 6
     inspector.choose(split='test')
-    assert [inspector.looks.data.where[i][0] for i in inspector.order] == ['test', 'test']
-    clear, scores = inspector.look, inspector.look.scores['near']
+    captures = inspector.comparisons.captures
+    assert [captures.locate(i)[0] for i in inspector.session.order] == ['test', 'test']
+    clear, scores = inspector.comparison, inspector.comparison.scores['near']
     inspector.choose(corruption='gaussian', severity=5)
-    assert (inspector.look.rgb != clear.rgb).any() and (inspector.look.depth == clear.depth).all()
-    assert inspector.look.index == clear.index and inspector.look.scores['near'] != scores
+    assert (inspector.comparison.rgb != clear.rgb).any()
+    assert (inspector.comparison.depth == clear.depth).all()
+    assert inspector.comparison.index == clear.index
+    assert inspector.comparison.scores['near'] != scores
     inspector.choose(corruption=None, protocol='median')
-    median = inspector.look.scores['near']
-    assert median != scores and inspector.choose(protocol='metric').look.scores['near'] == scores
+    median = inspector.comparison.scores['near']
+    assert median != scores
+    assert inspector.choose(protocol='metric').comparison.scores['near'] == scores
     with pytest.raises(ValueError, match='unknown corruption'): inspector.choose(corruption='rain')
 
 
 def test_a_model_is_asked_once_for_each_picture(data):
     calls = []
-    browser = Browser(data, {'m': lambda rgb: calls.append(1) or near(rgb)})
-    browser[0]
+    comparisons = Comparisons(data, {'m': lambda rgb: calls.append(1) or near(rgb)})
+    comparisons[0]
     for name in ('median', 'affine_depth', 'nyu', 'metric'):
-        browser.change(protocol=name)
-        browser[0]
+        change_conditions(comparisons, protocol=name)
+        comparisons[0]
     assert len(calls) == 1
-    browser.change(corruption='fog')
-    browser[0]
-    browser.change(protocol='published', corruption=None)
-    browser[0]
+    change_conditions(comparisons, corruption='fog')
+    comparisons[0]
+    change_conditions(comparisons, protocol='published', corruption=None)
+    comparisons[0]
     assert len(calls) == 3
 
 
 def test_stored_results_sort_without_predicting(data):
-    table = pd.DataFrame([dict(model='old', scene=c.scene, view=c.view, rmse=float(i), protocol=None)
-                          for i, c in enumerate(data.captures)])
+    rows = [dict(model='old', scene=c.scene, view=c.view, rmse=float(i), protocol=None)
+            for i, c in enumerate(data.captures)]
+    table = pd.DataFrame(rows)
     inspector = DepthInspector(data, results=table).choose(sort='rmse', by='old')
-    assert inspector.order == [5, 4, 3, 2, 1, 0] and not inspector.looks.models and inspector.message == ''
-    other = DepthInspector(data, results=table.assign(protocol='another: one')).choose(sort='rmse', by='old')
+    assert inspector.session.order == [5, 4, 3, 2, 1, 0]
+    assert not inspector.comparisons.models
+    assert inspector.message == ''
+    elsewhere = table.assign(protocol='another: one')
+    other = DepthInspector(data, results=elsewhere).choose(sort='rmse', by='old')
     assert '0 of 6 captures are scored' in other.message
-    with pytest.raises(ValueError, match='expected a column model'): DepthInspector(data, results=table.drop(columns='model'))
+    with pytest.raises(ValueError, match='expected a column model'):
+        DepthInspector(data, results=table.drop(columns='model'))
 
 
 def test_results_are_read_where_an_evaluation_left_them(data, tmp_path):
-    rows = score_pictures(Constant(3.), data)
+    rows = score_pictures(ConstantDepth(3.), data)
     table = rows.assign(model='old', protocol=rows.attrs['protocol'])
     table.to_csv(tmp_path/'rows.csv', index=False)
     foggy = table.assign(corruption='fog', severity=2, rmse=table.rmse + 1)
     foggy.to_csv(tmp_path/'corruptions_rows.csv', index=False)
-    for results in (tmp_path, str(tmp_path/'rows.csv'), table, {'old': rows}, dict(scores={'old': rows}, table=None)):
+    nested = dict(scores={'old': rows}, table=None)
+    worst_first = np.argsort(-rows.rmse.to_numpy(), kind='stable')
+    for results in (tmp_path, str(tmp_path/'rows.csv'), table, {'old': rows}, nested):
         inspector = DepthInspector(data, results=results).choose(sort='rmse', by='old')
-        assert inspector.order == np.argsort(-rows.rmse.to_numpy(), kind='stable').tolist() and inspector.message == '', results
-    inspector = DepthInspector(data, results=tmp_path).choose(corruption='fog', severity=2, sort='rmse')
-    assert inspector.looks.scores['old'][0]['rmse'] == pytest.approx(rows.rmse[0] + 1)
+        assert inspector.session.order == worst_first.tolist(), results
+        assert inspector.message == '', results
+    inspector = DepthInspector(data, results=tmp_path)
+    inspector.choose(corruption='fog', severity=2, sort='rmse')
+    assert inspector.comparisons.scores['old'][0]['rmse'] == pytest.approx(rows.rmse[0] + 1)
     (tmp_path/'broken.csv').write_text('')
-    for path, said in (tmp_path/'broken.csv', 'cannot be read'), (tmp_path/'none', 'cannot be read'), (data.root, 'no rows.csv'):
+    wrong = {tmp_path/'broken.csv': 'cannot be read', tmp_path/'none': 'cannot be read',
+             data.root: 'no rows.csv'}
+    for path, said in wrong.items():
         with pytest.raises(ValueError, match=said): DepthInspector(data, results=path)
 
 
 def test_models_may_be_named(data, tmp_path):
     create_model('tiny').save(tmp_path/'run'/'model')
     (tmp_path/'run'/'run.json').write_text('{}')
-    inspector = DepthInspector(data, dict(named='tiny', saved=tmp_path/'run'/'model', run=str(tmp_path/'run')))
-    assert inspector.look.scores['named'] == inspector.look.scores['saved'] == inspector.look.scores['run']
+    models = dict(named='tiny', saved=tmp_path/'run'/'model', run=str(tmp_path/'run'))
+    scores = DepthInspector(data, models).comparison.scores
+    assert scores['named'] == scores['saved'] == scores['run']
     with pytest.raises(FileNotFoundError, match='no model'): DepthInspector(data, dict(wrong='gpt'))
 
 
 def test_a_run_is_opened_with_its_splits_models_and_rows(data, tmp_path):
     recipe, root = RECIPES['corrected'], str(data.root)
-    asked = dict(data=dict(train=root, valid=root, test=root), recipe=asdict(recipe), model='tiny', weights='tiny')
+    folders = dict(train=root, valid=root, test=root)
+    asked = dict(data=folders, recipe=asdict(recipe), model='tiny', weights='tiny')
     with pytest.raises(FileNotFoundError, match='not a run folder'): open_run(tmp_path)
     (tmp_path/'run.json').write_text(json.dumps(dict(asked=dict(data=dict(train=root)))))
-    with pytest.raises(ValueError, match="expected the record of a fine-tune: KeyError.'recipe'"): open_run(tmp_path)
+    with pytest.raises(ValueError, match="expected the record of a fine-tune: KeyError.'recipe'"):
+        open_run(tmp_path)
     (tmp_path/'run.json').write_text(json.dumps(dict(asked=asked)))
     found = open_run(tmp_path)
     assert list(found['models']) == ['original'] and found['results'] is None
     splits = make_splits(data, recipe)
-    assert {k: v.captures for k, v in found['data'].items()} == {k: v.captures for k, v in splits.items()}
+    expected = {k: v.captures for k, v in splits.items()}
+    assert {k: v.captures for k, v in found['data'].items()} == expected
     create_model('tiny').save(tmp_path/'model')
-    rows = score_pictures(Constant(3.), splits['test'])
-    rows.assign(model='original', protocol=rows.attrs['protocol']).to_csv(tmp_path/'rows.csv', index=False)
+    rows = score_pictures(ConstantDepth(3.), splits['test'])
+    table = rows.assign(model='original', protocol=rows.attrs['protocol'])
+    table.to_csv(tmp_path/'rows.csv', index=False)
     inspector = DepthInspector(**open_run(tmp_path)).choose(split='test', sort='rmse')
-    assert list(inspector.looks.models) == ['original', 'fine-tuned'] and len(inspector.looks.scores['original']) == len(rows)
+    assert list(inspector.comparisons.models) == ['original', 'fine-tuned']
+    assert len(inspector.comparisons.scores['original']) == len(rows)
 
 
 def test_what_a_folder_holds_is_shown_or_the_reason_said(data, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr('synthdepth.inspector.monitor.display', shown.append)
+    monkeypatch.setattr('synthdepth.inspector.server.display', shown.append)
     show_folder(data.root, ['tiny', tmp_path/'nothing'])
     kinds = [type(x).__name__ for x in shown]
-    assert kinds == ['HTML', 'DepthInspector', 'HTML', 'HTML', 'PredictPanel'] and 'nothing: FileNotFoundError' in shown[2].data
+    assert kinds == ['HTML', 'DepthInspector', 'HTML', 'HTML', 'PredictPanel']
+    assert 'nothing: FileNotFoundError' in shown[2].data
     shown.clear()
     show_folder(tmp_path)
     assert len(shown) == 1 and 'cannot be shown: DataError' in shown[0].data
@@ -319,7 +357,7 @@ def test_overview_tells_of_every_scene_and_of_those_that_cannot_be_read(tmp_path
     assert message['scenes'][0]['valid'] == pytest.approx(data[0].valid.mean(), abs=1e-6)
 
 
-@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('layout', PAGE_LAYOUTS)
 def test_every_layout_can_be_chosen(data, layout):
     assert DepthInspector(data).choose(layout=layout).view['layout'] == layout
 
@@ -332,22 +370,27 @@ def test_saving_writes_the_picture_or_says_why_not(data, tmp_path):
     for form in ('png', 'pdf'):
         page.ask(file.getvalue(), kind='save', format=form, title='a/../b c', layout='side')
         assert page.last('said')[0]['text'].startswith('saved')
-    assert {p.name for p in (tmp_path/'figures').iterdir()} == {'a_.._b_c_side.png', 'a_.._b_c_side.pdf'}
+    saved = {p.name for p in (tmp_path/'figures').iterdir()}
+    assert saved == {'a_.._b_c_side.png', 'a_.._b_c_side.pdf'}
     (tmp_path/'taken').write_text('a file')
     inspector.figures = tmp_path/'taken'
-    assert 'cannot write' in page.ask(file.getvalue(), kind='save', format='png', title='x', layout='y').last('said')[0]['text']
+    page.ask(file.getvalue(), kind='save', format='png', title='x', layout='y')
+    assert 'cannot write' in page.last('said')[0]['text']
 
 
 def test_any_picture_can_be_predicted(data, tmp_path):
     panel = PredictPanel({'near': near, 'bad': raises}, [data.captures[0].rgb])
     page = Page(panel)
-    assert page.last('capture')[0]['blind'] and 'out of memory' in str(page.last('capture')[0]['problems'])
+    assert page.last('capture')[0]['blind']
+    assert 'out of memory' in str(page.last('capture')[0]['problems'])
     page.ask(data.captures[1].rgb.read_bytes(), kind='predict', models=['near'], title='mine.png')
     assert page.last('stage')[0]['text'] == 'near is predicting (1 of 1)'
     page.ask(kind='go')
     message, buffers = page.last('capture')
-    assert message['title'] == 'mine.png' and [p['name'] for p in message['preds']] == ['near'] and message['problems'] == []
-    assert np.isnan(unpack(message['truth'], buffers[1])).all()
+    assert message['title'] == 'mine.png'
+    assert [p['name'] for p in message['preds']] == ['near']
+    assert message['problems'] == []
+    assert np.isnan(decode_depth(message['truth'], buffers[1])).all()
     page.ask(b'no picture', kind='predict', models=['near'], title='x.txt').ask(kind='go')
     assert 'x.txt: this is no picture' in page.last('capture')[0]['problems'][0]
 
@@ -356,7 +399,7 @@ def test_a_picture_is_seen_as_the_phone_was_held():
     file, exif = BytesIO(), Image.Exif()
     exif[274] = 6  # turned by a quarter
     Image.new('RGB', (40, 30), 'red').save(file, 'JPEG', exif=exif)
-    assert look_at_picture(file.getvalue(), {'near': near}).shown['near'].shape == (40, 30)
+    assert predict_picture(file.getvalue(), {'near': near}).shown['near'].shape == (40, 30)
 
 
 def test_training_is_followed(tmp_path):
@@ -365,15 +408,17 @@ def test_training_is_followed(tmp_path):
     assert 'no such folder' in page.last('log')[0]['status']
     (tmp_path/'run').mkdir()
     for text, said in [('', 'cannot be read'), ('a,b\n1,2\n', 'expected a column epoch'),
-                       ('epoch,train_loss,valid_loss,d1\n0,,.5,.6\n1,.4,.3,.7\n', 'run: epoch 1, no status.json says whether')]:
+                       ('epoch,train_loss,valid_loss,d1\n0,,.5,.6\n1,.4,.3,.7\n',
+                        'run: epoch 1, no status.json says whether')]:
         (tmp_path/'run/log.csv').write_text(text)
         page.ask(kind='poll', stamp='')
         assert said in page.last('log')[0]['status']
     (tmp_path/'run/run.json').write_text(json.dumps(dict(asked=dict(recipe=dict(epochs=5)))))
     gone = subprocess.Popen(['true'])
     gone.wait()
-    for pid, said in (os.getpid(), 'run: epoch 1 of 5, running'), (gone.pid, 'run: epoch 1 of 5, killed'):
-        status = dict(state='running', message='', epoch=1, step=0, time=time.time(), host=platform.node(), pid=pid)
+    for pid, word in (os.getpid(), 'running'), (gone.pid, 'killed'):
+        said, process = f'run: epoch 1 of 5, {word}', dict(host=platform.node(), pid=pid)
+        status = dict(state='running', message='', epoch=1, step=0, time=time.time()) | process
         (tmp_path/'run/status.json').write_text(json.dumps(status))
         page.ask(kind='poll', stamp='')
         assert page.last('log')[0]['status'] == said
@@ -390,13 +435,66 @@ def test_served_page_has_a_token_of_its_own(tmp_path):
     assert '127.0.0.1' in (tmp_path/'voila.json').read_text()
 
 
+def test_served_page_runs_code_that_exists(tmp_path):
+    notebook, _ = write_page(tmp_path, tmp_path/'data', ['tiny'], tmp_path/'figures')
+    cell = nbformat.read(notebook, 4).cells[0].source
+    line, call = cell.splitlines()
+    namespace = {}
+    exec(line, namespace)
+    namespace['show_folder'] = lambda *arguments: arguments
+    expected = str(tmp_path/'data'), ['tiny'], str(tmp_path/'figures')
+    assert eval(call, namespace) == expected
+
+
+@pytest.mark.parametrize('view', [DepthInspector, PredictPanel, TrainingMonitor])
+def test_every_message_of_the_page_has_an_answer(view):
+    sent = set(re.findall(r'\.send\(\s*\{\s*kind: "(\w+)"', view.page_class._esm))
+    assert {'ready', 'show', 'save'} <= sent
+    own = {DepthInspector: sent, PredictPanel: {'ready', 'predict', 'go', 'save'},
+           TrainingMonitor: {'poll'}}
+    assert own[view] <= sent and own[view] <= set(view.answer_table)
+
+
+def test_views_do_not_answer_for_each_other():
+    tables = DepthInspector.answer_table, PredictPanel.answer_table, TrainingMonitor.answer_table
+    assert set(tables[0]) & set(tables[1]) == {'ready', 'save'}
+    assert tables[0]['ready'] is not tables[1]['ready'] and set(tables[2]) == {'poll'}
+
+
+def test_overview_is_read_under_the_conditions_chosen(data):
+    inspector = DepthInspector(data)
+    page = Page(inspector)
+    clear = page.ask(kind='thumbs', **{'from': 0}).last('thumbs')[0]['scenes']
+    assert Image.open(BytesIO(base64.b64decode(clear[0]['png']))).width == 256
+    inspector.choose(corruption='fog', severity=5)
+    foggy = page.ask(kind='thumbs', **{'from': 0}).last('thumbs')[0]['scenes']
+    assert foggy[0]['png'] != clear[0]['png'] and foggy[0]['median'] == clear[0]['median']
+
+
+def test_colours_fit_the_predictions_where_there_is_no_truth(tmp_path):
+    inspector = DepthInspector(broken(tmp_path, 'invalid'), {'near': near})
+    low, high = colour_limits(inspector.comparison)
+    assert Page(inspector).last('capture')[0]['limits'] == (low, high)
+    assert 2 <= low < high <= 3
+
+
+def test_a_camera_is_that_of_the_picture_shown(data):
+    native = data.captures[0].intrinsics
+    comparison = DepthInspector(data, protocol='nyu_fastdepth').comparison
+    kept = round(64*228/250)
+    assert comparison.depth.shape == (224, 224)
+    assert comparison.camera.fx == pytest.approx(native.fx*224/kept, rel=1e-6)
+    assert comparison.camera.cx == pytest.approx((native.cx - (64 - kept)//2)*224/kept, rel=1e-6)
+
+
 def test_empty_choice_is_a_message(data):
     inspector = DepthInspector(data)
     inspector.widget
     inspector.choose(scene='nowhere')
     assert "no capture of scene 'nowhere'" in inspector.message
     assert inspector.at(0, 0) == {}
-    assert inspector.step().look is None and inspector.choose(scene=None).look.index == 0
+    assert inspector.step().comparison is None
+    assert inspector.choose(scene=None).comparison.index == 0
     with pytest.raises(TypeError, match='no choice colour'): inspector.choose(colour='red')
 
 
@@ -408,7 +506,7 @@ def test_interrupted_scoring_keeps_what_it_has(data):
         if len(calls) == 3: raise KeyboardInterrupt
         return near(rgb)
     inspector = DepthInspector(data, {'slow': slow}).score_all()
-    assert sorted(inspector.looks.scores['slow']) == [0, 1]
+    assert sorted(inspector.comparisons.scores['slow']) == [0, 1]
 
 
 def test_the_prediction_shown_is_the_one_scored(data):
@@ -416,15 +514,16 @@ def test_the_prediction_shown_is_the_one_scored(data):
         predicts = 'disparity'
 
         def forward(self, rgb): return 5 + 3*rgb.mean(1)
-    look = Looks(data, {'d': Disparity()}, protocol='affine_disparity')[0]
+    look = Comparisons(data, {'d': Disparity()}, protocol='affine_disparity')[0]
     m = look.counted['d']
-    assert look.scores['d']['rmse'] == pytest.approx(np.sqrt((look.error('d')[m]**2).mean()), rel=1e-4)
-    look = Looks(data, {'d': Disparity()})[0]
+    rmse = np.sqrt((look.error('d')[m]**2).mean())
+    assert look.scores['d']['rmse'] == pytest.approx(rmse, rel=1e-4)
+    look = Comparisons(data, {'d': Disparity()})[0]
     assert 'd' not in look.shown and 'choose an alignment' in look.problems[0]
 
 
 def test_published_protocol_fits_its_size(data):
-    look = Looks(data, {'near': near}, protocol='published')[0]
+    look = Comparisons(data, {'near': near}, protocol='published')[0]
     assert look.depth.shape == (256, 256) and (look.shown['near'] == 10).all()
 
 
@@ -439,9 +538,10 @@ def broken(tmp_path, what):
     return data.subset([]) if what == 'empty' else data
 
 
-@pytest.mark.parametrize('what, said', [('size', 'expected equal height x width'), ('missing', 'no such file'),
-                                        ('truncated', 'not a whole picture'), ('invalid', 'no pixel has a depth'),
-                                        ('empty', 'nothing to show: no capture')])
+@pytest.mark.parametrize('what, said', [
+    ('size', 'expected equal height x width'), ('missing', 'no such file'),
+    ('truncated', 'not a whole picture'), ('invalid', 'no pixel has a depth'),
+    ('empty', 'nothing to show: no capture')])
 def test_bad_data_is_a_message_in_the_view(tmp_path, what, said):
     data = broken(tmp_path, what)
     inspector = DepthInspector(data, {'near': near})
@@ -452,7 +552,7 @@ def test_bad_data_is_a_message_in_the_view(tmp_path, what, said):
     inspector.score_all()
     if what != 'empty':
         inspector.choose(position=2)
-        assert inspector.look.index == 1 and said not in inspector.message
+        assert inspector.comparison.index == 1 and said not in inspector.message
 
 
 def raises(rgb): raise RuntimeError('<b>out of memory</b>')
@@ -466,7 +566,7 @@ def test_bad_model_is_a_message_beside_the_others(data, model, said):
     inspector = DepthInspector(data, {'bad': model, 'good': near})
     inspector.widget
     assert said in inspector.message
-    assert list(inspector.look.scores) == ['good']
+    assert list(inspector.comparison.scores) == ['good']
     inspector.choose(sort='rmse')
     inspector.score_all()
     assert '0 of 6 captures are scored' in inspector.message
@@ -478,7 +578,7 @@ def test_a_mended_file_is_seen(tmp_path):
     inspector.widget
     write_synthdepth(tmp_path/'d', scenes=2, views=1)
     inspector.draw()
-    assert inspector.look.index == 0 and inspector.message == ''
+    assert inspector.comparison.index == 0 and inspector.message == ''
 
 
 def test_text_stands_for_the_picture(data):
@@ -518,18 +618,23 @@ def executed(root, client):
 def test_headless_notebook_stores_a_picture(data):
     nb = executed(data.root, NotebookClient)
     outputs = nb.cells[0].outputs
-    assert [sorted(o.data) for o in outputs] == [['image/png', 'text/plain'], ['text/html', 'text/plain']]
+    kinds = [sorted(o.data) for o in outputs]
+    assert kinds == [['image/png', 'text/plain'], ['text/html', 'text/plain']]
     assert Image.open(BytesIO(base64.b64decode(outputs[0].data['image/png']))).width > 1000
     page, _ = HTMLExporter().from_notebook_node(nb)
     described = outputs[0].metadata['image/png']['alt']
-    assert described in outputs[1].data['text/html'] and described in page and 'data:image/png;base64,' in page
+    assert described in outputs[1].data['text/html']
+    assert described in page
+    assert 'data:image/png;base64,' in page
     assert 'widgets' not in nb.metadata and WIDGET not in str(outputs)
 
 
 def test_live_notebook_stores_the_picture_before_the_widget(data):
     nb = executed(data.root, Person)
     picture, widget = nb.cells[0].outputs
-    assert 'image/png' in picture.data and 'alt="' in picture.data['text/html'] and WIDGET not in picture.data
+    assert 'image/png' in picture.data
+    assert 'alt="' in picture.data['text/html']
+    assert WIDGET not in picture.data
     state = nb.metadata.widgets['application/vnd.jupyter.widget-state+json']['state']
     assert widget.data[WIDGET]['model_id'] in state
     assert len(str(state)) < 200_000  # no depth map in the saved notebook

@@ -11,8 +11,9 @@ def fastdepth(real): return create_model('fastdepth', real/'fastdepth'/'fastdept
 
 
 def test_fastdepth_reproduces_its_published_figures_on_nyu(real, fastdepth):
-    "Published on 654 pictures: d1 0.771, rmse 0.604 m; these 8-bit copies of every second one come close."
-    rows = score_pictures(fastdepth, open_data(real/'nyuv2').subset(range(0, 327, 3)), 'nyu_fastdepth')
+    "Published on 654 pictures: d1 0.771, rmse 0.604 m; 8-bit copies of every second come close."
+    rows = score_pictures(fastdepth, open_data(real/'nyuv2').subset(range(0, 327, 3)),
+                          'nyu_fastdepth')
     assert rows.d1.mean() == pytest.approx(.756, abs=.03)
     assert rows.rmse.mean() == pytest.approx(.605, abs=.04)
     assert find_faults(rows, 'nyu_fastdepth') == []

@@ -28,13 +28,16 @@ def folder(tmp_path_factory):
 def begin(notebook, copy, **parameters):
     command = [sys.executable, '-m', 'synthdepth.runner', str(notebook), str(copy)]
     for k, v in parameters.items(): command += ['-p', k, v if isinstance(v, str) else json.dumps(v)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True,
                             env=os.environ | dict(OMP_NUM_THREADS='1'))
 
 
 def train(folder, tmp_path, epochs, **parameters):
-    small = dict(model='tiny', height=64, width=64, batch_size=4, recipe='corrected', progress=.01, minutes=0.)
-    return begin(FINETUNE, tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'), epochs=epochs,
+    small = dict(model='tiny', height=64, width=64, batch_size=4, recipe='corrected', progress=.01,
+                 minutes=0.)
+    return begin(FINETUNE, tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'),
+                 epochs=epochs,
                  **small | parameters)
 
 
@@ -46,14 +49,16 @@ def test_signal_leaves_checkpoint_and_notebook_and_asks_to_be_resumed(folder, tm
     assert p.returncode == RESUME == 75, err[-2000:]
     assert re.search(r'Stopped: stopped by SIGTERM in epoch \d+, step \d+; run the same again', err)
     lines = [x for x in out.splitlines() if x]
-    assert any(re.match(r'epoch \d+/30  loss \d', x) for x in lines) and all(x.isprintable() for x in lines)
+    assert any(re.match(r'epoch \d+/30  loss \d', x) for x in lines) and all(x.isprintable()
+                                                                             for x in lines)
     kept = nbformat.read(tmp_path/'copy.ipynb', 4)
     printed = ''.join(o.get('text', '') for c in kept.cells for o in c.get('outputs', []))
     assert 'epoch 1/30' in printed, 'the saved notebook has its outputs'
     assert list_runs(tmp_path).loc['run', 'state'] == 'interrupted'
     position = list_checkpoints(tmp_path/'run')[-1].name
     p = train(folder, tmp_path, 30, patience=99)
-    while p.poll() is None and list_checkpoints(tmp_path/'run')[-1].name == position: time.sleep(.05)
+    while p.poll() is None and list_checkpoints(tmp_path/'run')[-1].name == position:
+        time.sleep(.05)
     p.send_signal(signal.SIGUSR1)
     out, err = p.communicate(timeout=120)
     assert p.returncode == RESUME and 'SIGUSR1' in err
@@ -62,7 +67,8 @@ def test_signal_leaves_checkpoint_and_notebook_and_asks_to_be_resumed(folder, tm
 
 
 def test_run_to_the_end_exits_with_0(folder, tmp_path):
-    p = begin(FINETUNE, tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'), epochs=1, model='tiny',
+    p = begin(FINETUNE, tmp_path/'copy.ipynb', data=str(folder), out=str(tmp_path/'run'), epochs=1,
+              model='tiny',
               height=64, width=64, batch_size=4)
     out, err = p.communicate(timeout=120)
     assert err == '' and p.returncode == 0
@@ -71,17 +77,20 @@ def test_run_to_the_end_exits_with_0(folder, tmp_path):
     assert all(map(str.isprintable, lines))
     assert load_model(tmp_path/'run'/'model')
     row = list_runs(tmp_path).loc['run']
-    assert (row.recipe, row.model, row.state, row.epochs, row.best_epoch) == ('corrected', 'tiny', 'finished', '1/1', 1)
+    assert (row.recipe, row.model, row.state, row.epochs, row.best_epoch) == ('corrected', 'tiny',
+                                                                              'finished', '1/1', 1)
 
 
 def test_mistakes_exit_with_1(folder, tmp_path):
     p = train(folder, tmp_path, 1, learning_rate=.1)
     err = p.communicate(timeout=120)[1]
-    assert p.returncode == 1 and err.splitlines()[-1].startswith('FinetuneError: unknown parameter learning_rate')
+    assert p.returncode == 1
+    assert err.splitlines()[-1].startswith('FinetuneError: unknown parameter learning_rate')
 
 
 def notebook(path, *sources):
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources]), path)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s)
+                                                   for s in sources]), path)
     return path
 
 
@@ -136,9 +145,12 @@ time.sleep(2)""", 'print("went on")')
 
 
 def test_kernel_that_dies_is_a_mistake_in_one_line(tmp_path):
-    p = begin(notebook(tmp_path/'dies.ipynb', 'import os; os.kill(os.getpid(), 9)'), tmp_path/'copy.ipynb')
+    p = begin(notebook(tmp_path/'dies.ipynb', 'import os; os.kill(os.getpid(), 9)'),
+              tmp_path/'copy.ipynb')
     err = p.communicate(timeout=120)[1]
-    assert p.returncode == 1 and err.splitlines()[-1].startswith('KernelDied: the kernel died, perhaps for want of memory')
+    assert p.returncode == 1
+    said = 'KernelDied: the kernel died, perhaps for want of memory'
+    assert err.splitlines()[-1].startswith(said)
 
 
 def test_list_of_runs_survives_what_is_broken(tmp_path):

@@ -14,9 +14,10 @@ from synthdepth.data import open_data, split_by_scene, split_over_images
 from synthdepth.metrics import PROTOCOLS
 from synthdepth.models import create_model
 from synthdepth.training import make_recipe
-from synthdepth.evaluation import Constant, SentinelError, check_predictions, score_pictures, find_faults
+from synthdepth.evaluation import ConstantDepth, SentinelError, check_predictions, find_faults
+from synthdepth.evaluation import score_pictures
 from synthdepth.evaluation import find_leaks, find_mask_faults, find_mismatches, find_run_faults
-from synthdepth.evaluation import find_unchanged, object_to
+from synthdepth.evaluation import find_unchanged, stop_at_faults
 
 
 class Oracle(nn.Module):
@@ -28,7 +29,8 @@ class Oracle(nn.Module):
 
     def forward(self, rgb):
         keys = [(x.permute(1, 2, 0)*255).round().byte().numpy().tobytes() for x in rgb]
-        return torch.stack([self.change(torch.where(self.known[k] > 0, self.known[k], 5.)) for k in keys])
+        return torch.stack([self.change(torch.where(self.known[k] > 0, self.known[k], 5.))
+                            for k in keys])
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +38,8 @@ def data(tmp_path_factory):
     return open_data(write_synthdepth(tmp_path_factory.mktemp('toy')/'set', scenes=8, views=2))
 
 
-def noise(d): return torch.randn(d.shape, generator=torch.Generator().manual_seed(int(d.sum()*1000) % 2**31))
+def noise(d):
+    return torch.randn(d.shape, generator=torch.Generator().manual_seed(int(d.sum()*1000) % 2**31))
 def noisy(d): return d*torch.exp(.1*noise(d))
 
 
@@ -55,7 +58,9 @@ def test_predictions_are_objected_to(data, change, message):
     assert any(message in f for f in check_predictions(rows, 'metric', show_anyway=True))
 
 
-@pytest.mark.parametrize('change', [lambda d: d, noisy, lambda d: 1.3*d, lambda d: .6*d, lambda d: d+.5, lambda d: 2+.2*d,
+@pytest.mark.parametrize('change',
+                         [lambda d: d, noisy, lambda d: 1.3*d, lambda d: .6*d, lambda d: d+.5,
+                          lambda d: 2+.2*d,
                                     lambda d: 3 + noise(d).clamp(-2, 2)])
 def test_healthy_predictions_pass(data, change):
     assert find_faults(score_pictures(Oracle(data, change), data), 'metric') == []
@@ -64,23 +69,27 @@ def test_healthy_predictions_pass(data, change):
 @pytest.mark.parametrize('factor', [10, 100, 1000, .1, .01])
 def test_unit_factor_without_clamp(data, factor):
     protocol = replace(PROTOCOLS['metric'], name='open', max_depth=20000., clamp=False)
-    faults = find_faults(score_pictures(Oracle(data, lambda d: factor*noisy(d)), data, protocol), protocol)
+    faults = find_faults(score_pictures(Oracle(data, lambda d: factor*noisy(d)), data, protocol),
+                         protocol)
     assert len(faults) == 1 and f'near {factor:g}: ' in faults[0]
-    assert find_faults(score_pictures(Oracle(data, lambda d: 3*noisy(d)), data, protocol), protocol) == []
+    assert find_faults(score_pictures(Oracle(data, lambda d: 3*noisy(d)), data, protocol),
+                       protocol) == []
 
 
 def test_published_protocol_is_named_as_the_cause(data):
     protocol = replace(PROTOCOLS['published'], size=None)
     rows = score_pictures(Oracle(data), data, protocol)
-    with pytest.raises(SentinelError, match='multiplies predictions by 10.*turns everything above 1 m into 10 m'):
+    with pytest.raises(SentinelError,
+                       match='multiplies predictions by 10.*turns everything above 1 m into 10 m'):
         check_predictions(rows, protocol)
-    constant = score_pictures(Constant(10.), data, protocol)
+    constant = score_pictures(ConstantDepth(10.), data, protocol)
     names = ['abs_rel', 'rmse', 'mae']
     assert rows[names].to_numpy() == pytest.approx(constant[names].to_numpy(), rel=1e-3)
 
 
 def rank_rows(ranks, scenes):
-    return pd.DataFrame(dict(scene=scenes, rank=ranks, mean=3., std=1., true_mean=3., true_std=1., saturated=0., ratio=1.1))
+    return pd.DataFrame(dict(scene=scenes, rank=ranks, mean=3., std=1., true_mean=3., true_std=1.,
+                             saturated=0., ratio=1.1))
 
 
 def test_order_close_to_zero_is_honest_and_below_it_is_not():
@@ -88,11 +97,13 @@ def test_order_close_to_zero_is_honest_and_below_it_is_not():
     for mean, objects in ((0., False), (-.02, False), (-.1, True), (-.2, True), (.1, False)):
         rows = rank_rows(mean + .2*rng.normal(size=40), np.arange(40))
         assert bool(find_faults(rows, 'metric')) == objects, mean
-    steady = rank_rows(-.05 + .05*rng.normal(size=40), np.arange(40))  # little, but in nearly every scene
+    # little, but in nearly every scene
+    steady = rank_rows(-.05 + .05*rng.normal(size=40), np.arange(40))
     assert 'opposite to the truth (rank correlation -0.0' in find_faults(steady, 'metric')[0]
     noise = rank_rows(-.2 + .6*rng.normal(size=6), np.arange(6))
     assert find_faults(noise, 'metric') == []  # below 0, but six scenes cannot tell
-    assert find_faults(rank_rows(np.full(30, -.2), np.zeros(30)), 'metric') == []  # one scene: a stricter limit
+    # one scene: a stricter limit
+    assert find_faults(rank_rows(np.full(30, -.2), np.zeros(30)), 'metric') == []
     assert find_faults(rank_rows(np.full(30, -.4), np.zeros(30)), 'metric')
 
 
@@ -121,33 +132,38 @@ def filled(data, value, holes):
 def test_missing_mask(data, value):
     def holes(s): return s.depth == 0
     assert np.mean([holes(s).mean() for s in data]) > .05
-    faults = find_mask_faults(score_pictures(Constant(3.), filled(data, value, holes), 'metric'), 'toy')
+    faults = find_mask_faults(score_pictures(ConstantDepth(3.), filled(data, value, holes),
+                                             'metric'), 'toy')
     assert len(faults) == 1 and f'have the truth {value:g} m exactly' in faults[0]
 
 
 def test_masked_truth_and_coarse_labels_pass(data, tmp_path):
-    assert find_mask_faults(score_pictures(Constant(3.), data, 'metric')) == []
+    assert find_mask_faults(score_pictures(ConstantDepth(3.), data, 'metric')) == []
     coarse = open_data(write_flat(tmp_path/'flat', scenes=6, views=2), views=2)  # 8 bit
-    assert find_mask_faults(score_pictures(Constant(3.), coarse, 'metric')) == []
+    assert find_mask_faults(score_pictures(ConstantDepth(3.), coarse, 'metric')) == []
 
-    def wall(s): return s.depth > np.quantile(s.depth, .8)  # each picture ends in a flat wall, at its own depth
+    def wall(s):  # each picture ends in a flat wall, at its own depth
+        return s.depth > np.quantile(s.depth, .8)
     class Walls(type(data)):
         def __getitem__(self, i):
             s = super().__getitem__(i)
             s.depth[wall(s)] = 5 + .1*i
             return s
-    assert find_mask_faults(score_pictures(Constant(3.), Walls(**vars(data)), 'metric')) == []
+    assert find_mask_faults(score_pictures(ConstantDepth(3.), Walls(**vars(data)), 'metric')) == []
 
 
 def test_resolution_mismatch(data):
     class Half(Oracle):
         def forward(self, rgb): return super().forward(rgb)[:, ::2, ::2]
-    with pytest.raises(SentinelError, match=r'shape \(8, 24, 32\), expected that of the truth, \(8, 48, 64\)'):
+    with pytest.raises(SentinelError,
+                       match=r'shape \(8, 24, 32\), expected that of the truth, \(8, 48, 64\)'):
         score_pictures(Half(data), data)
-    native, small = score_pictures(Oracle(data), data), score_pictures(Constant(2.), data, size=(24, 32))
+    native = score_pictures(Oracle(data), data)
+    small = score_pictures(ConstantDepth(2.), data, size=(24, 32))
     assert 'different pixels in 16 of 16 pictures' in find_mismatches({'a': native, 'b': small})[0]
-    assert find_mismatches({'a': native, 'b': score_pictures(Constant(2.), data)}) == []
-    assert 'different protocols' in find_mismatches({'a': native, 'b': score_pictures(Constant(2.), data, 'median')})[0]
+    assert find_mismatches({'a': native, 'b': score_pictures(ConstantDepth(2.), data)}) == []
+    median = score_pictures(ConstantDepth(2.), data, 'median')
+    assert 'different protocols' in find_mismatches({'a': native, 'b': median})[0]
     assert 'different pictures' in find_mismatches({'a': native, 'b': native[:4]})[0]
 
 
@@ -179,21 +195,25 @@ def test_run_records():
     healthy = pd.DataFrame(dict(epoch=[0, 1, 2], steps=[np.nan, 100, 100], skipped=[np.nan, 0, 3]))
     assert find_run_faults(about(), healthy) == []
     assert 'chosen by training loss' in find_run_faults(about('published'))[0]
-    assert "freezes 'backbone', but no parameter was frozen" in find_run_faults(about(groups='backbone'))[0]
+    frozen = find_run_faults(about(groups='backbone'))
+    assert "freezes 'backbone', but no parameter was frozen" in frozen[0]
     assert find_run_faults(about(groups='encoder', count=10_000)) == []
-    assert '60 of 200 optimiser steps were skipped' in find_run_faults(about(), healthy.assign(skipped=[np.nan, 0, 60]))[0]
+    skipping = find_run_faults(about(), healthy.assign(skipped=[np.nan, 0, 60]))
+    assert '60 of 200 optimiser steps were skipped' in skipping[0]
 
 
 def test_unchanged_weights_and_predictions(data):
     tiny, other = create_model('tiny', 'none'), create_model('tiny', 'none')
     assert 'bit by bit' in find_unchanged(tiny, tiny)[0]
     assert find_unchanged(tiny, other) == []
-    assert find_unchanged(Constant(2.), Constant(3.)) == []  # nothing to compare
-    one, two = score_pictures(Constant(2.), data), score_pictures(Constant(3.), data)
+    assert find_unchanged(ConstantDepth(2.), ConstantDepth(3.)) == []  # nothing to compare
+    one, two = score_pictures(ConstantDepth(2.), data), score_pictures(ConstantDepth(3.), data)
     assert find_unchanged(tiny, other, {'original': one, 'fine-tuned': two}) == []
-    assert 'predict the same' in find_unchanged(tiny, other, {'original': one, 'fine-tuned': one})[0]
+    assert 'predict the same' in find_unchanged(tiny, other,
+                                                {'original': one, 'fine-tuned': one})[0]
 
 
 def test_objections_are_raised_or_returned():
-    assert object_to([]) == [] and object_to(['a', 'b'], show_anyway=True) == ['a', 'b']
-    with pytest.raises(SentinelError, match=r'no table.*a \| b.*show_anyway'): object_to(['a', 'b'])
+    assert stop_at_faults([]) == [] and stop_at_faults(['a', 'b'], show_anyway=True) == ['a', 'b']
+    with pytest.raises(SentinelError, match=r'no table.*a \| b.*show_anyway'):
+        stop_at_faults(['a', 'b'])

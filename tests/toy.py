@@ -1,4 +1,4 @@
-"Toy scenes, spheres over a floor, written in every layout: for tests of what reads datasets, without a renderer."
+"Toy scenes, spheres over a floor, written in every layout: for tests without a renderer."
 import json
 from pathlib import Path
 
@@ -8,12 +8,14 @@ from PIL import Image
 from synthdepth.camera import Intrinsics, depth_to_distance
 
 
-def toy_capture(scene: int, view: int, size=(48, 64), fov=60.) -> tuple[np.ndarray, np.ndarray, Intrinsics]:
+def toy_capture(scene: int, view: int, size=(48, 64),
+                fov=60.) -> tuple[np.ndarray, np.ndarray, Intrinsics]:
     "rgb (H,W,3) uint8, z-depth (H,W) float32 metres (0: no surface) and the camera."
     rng = np.random.default_rng([7, scene])
     height, width = size
     camera = Intrinsics.from_fov(fov, width, height)
-    u, v = np.meshgrid((np.arange(width) + .5 - camera.cx)/camera.fx, (np.arange(height) + .5 - camera.cy)/camera.fy)
+    u, v = np.meshgrid((np.arange(width) + .5 - camera.cx)/camera.fx,
+                       (np.arange(height) + .5 - camera.cy)/camera.fy)
     v = v + .02*view
     with np.errstate(divide='ignore'):
         depth = np.where(v > .05, 1.2/v, np.inf)  # a floor 1.2 m below the camera
@@ -22,7 +24,8 @@ def toy_capture(scene: int, view: int, size=(48, 64), fov=60.) -> tuple[np.ndarr
     colour = np.ones((height, width, 3))*rng.uniform(.4, 1, 3)
     for _ in range(5):
         centre, radius = rng.uniform([-1, -.6, 1.5], [1, .6, 4]), rng.uniform(.2, .6)
-        a, b, c = u**2 + v**2 + 1, -2*(u*centre[0] + v*centre[1] + centre[2]), (centre**2).sum() - radius**2
+        a, b, c = u**2 + v**2 + 1, -2*(u*centre[0] + v*centre[1]
+                                       + centre[2]), (centre**2).sum() - radius**2
         disc = b*b - 4*a*c
         z = (-b - np.sqrt(np.maximum(disc, 0)))/(2*a)
         hit = (disc > 0) & (z > .1) & (z < depth)
@@ -48,11 +51,13 @@ def write_synthdepth(out, scenes=4, views=3, size=(48, 64), preset='toy', seed=0
         rgb, depth, camera = toy_capture(scene + 1000*seed, view, size)
         _save(rgb, out/f'rgb/rgb_{i:05d}.png')
         _save((depth*1000).round().astype(np.uint16), out/f'depth/depth_{i:05d}.png')
-        lines.append(dict(rgb_file_name=f'rgb/rgb_{i:05d}.png', depth_file_name=f'depth/depth_{i:05d}.png',
+        lines.append(dict(rgb_file_name=f'rgb/rgb_{i:05d}.png',
+                          depth_file_name=f'depth/depth_{i:05d}.png',
                           scene=f'{preset}-{seed}-{scene:05d}', view=view, pose=np.eye(4).tolist(),
                           intrinsics=dict(vars(camera), width=size[1], height=size[0])))
     (out/'metadata.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    info = dict(format='synthdepth', format_version=1, captures=len(lines), scenes=scenes, size=list(size),
+    info = dict(format='synthdepth', format_version=1, captures=len(lines), scenes=scenes,
+                size=list(size),
                 depth=dict(kind='z', metres_per_unit=.001, invalid=0, bit_depth=16), generator={})
     (out/'dataset.json').write_text(json.dumps(info))
     return out

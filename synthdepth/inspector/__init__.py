@@ -3,10 +3,12 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'comparison': ['GAP', 'HEAD', 'Looks', 'compose'],
-    'session': ['Browser', 'look_at_picture'],
-    'page': ['COLOUR_MAPS', 'LAYOUTS', 'has_frontend', 'unpack'],
+    'comparison': ['colour_limits'],
+    'comparisons': ['Comparisons', 'change_conditions'],
+    'transport': ['decode_depth'],
+    'page': ['COLOUR_MAPS', 'PAGE_LAYOUTS', 'has_frontend'],
     'inspect': ['DepthInspector'],
-    'monitor': ['PredictPanel', 'TrainingMonitor', 'open_run', 'serve', 'show_folder',
-        'write_page'],
+    'predictor': ['PredictPanel', 'predict_picture'],
+    'monitor': ['TrainingMonitor'],
+    'server': ['open_run', 'serve', 'show_folder', 'write_page'],
 })

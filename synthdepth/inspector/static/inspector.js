@@ -1,14 +1,49 @@
-// The depth inspector: what it asks the kernel, which only answers with depth maps, and what its keys do.
+// The depth inspector: what it asks the kernel, which only answers with depth maps, and what its
+// keys do.
 class Inspector extends Controls {
   constructor(model, el) {
     super();
-    Object.assign(this, { model, el, setup: null, choices: {}, version: -1, n: 0, position: 0, direction: 1 });
-    Object.assign(this, { shot: null, kept: new Map(), asked: new Set(), waiting: null, started: null, scoring: false });
-    Object.assign(this, { zoom: { k: 1, x: .5, y: .5 }, probe: null, line: null, tool: "pan", split: .5 });
+    Object.assign(this, {
+      model,
+      el,
+      setup: null,
+      choices: {},
+      version: -1,
+      n: 0,
+      position: 0,
+      direction: 1,
+    });
+    Object.assign(this, {
+      shot: null,
+      kept: new Map(),
+      asked: new Set(),
+      waiting: null,
+      started: null,
+      scoring: false,
+    });
+    Object.assign(this, {
+      zoom: { k: 1, x: 0.5, y: 0.5 },
+      probe: null,
+      line: null,
+      tool: "pan",
+      split: 0.5,
+    });
     Object.assign(this, { painted: {}, luts: {}, thumbs: [] });
-    this.root = h("div", { class: "sd-root", tabindex: "0", role: "region", "aria-label": "depth inspector",
-                           "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "" });
-    this.root.append(h("p", { class: "sd-wait" }, "Waiting for the kernel. If nothing follows, run the cell again."));
+    this.root = h("div", {
+      class: "sd-root",
+      tabindex: "0",
+      role: "region",
+      "aria-label": "depth inspector",
+      "data-lm-suppress-shortcuts": "true",
+      "data-jp-suppress-context-menu": "",
+    });
+    this.root.append(
+      h(
+        "p",
+        { class: "sd-wait" },
+        "Waiting for the kernel. If nothing follows, run the cell again.",
+      ),
+    );
     el.append(this.root);
     this.root.inspector = this;
     this.root.addEventListener("keydown", (e) => this.key(e));
@@ -27,11 +62,22 @@ class Inspector extends Controls {
     this.drop();
   }
 
-  get view() { return this.model.get("view"); }
-  send(content) { this.model.send(content); }
+  get view() {
+    return this.model.get("view");
+  }
+  send(content) {
+    this.model.send(content);
+  }
 
   receive(m, buffers) {
-    const act = { setup: "begin", capture: "arrive", state: "state", scored: "progress", said: "said", thumbs: "thumb" }[m.kind];
+    const act = {
+      setup: "begin",
+      capture: "arrive",
+      state: "state",
+      scored: "progress",
+      said: "said",
+      thumbs: "thumb",
+    }[m.kind];
     if (act) this[act](m, buffers ?? []);
   }
 
@@ -51,12 +97,14 @@ class Inspector extends Controls {
   }
 
   // ---- choices
-  set(values) { // what is seen here alone
+  set(values) {
+    // what is seen here alone
     this.model.set("view", { ...this.view, ...values });
     this.model.save_changes();
   }
 
-  choose(values) { // what the kernel must answer
+  choose(values) {
+    // what the kernel must answer
     this.started = performance.now();
     this.busy();
     this.send({ kind: "choose", values });
@@ -69,7 +117,8 @@ class Inspector extends Controls {
     this.choose({ scene });
   }
 
-  follow() { // the view was changed, here or in code
+  follow() {
+    // the view was changed, here or in code
     const v = this.view;
     for (const name of ["first", "second", "cmap", "error_cmap", "scale"])
       if (this.$(name)) this.$(name).value = v[name] ?? "";
@@ -81,7 +130,10 @@ class Inspector extends Controls {
   }
 
   state(m) {
-    if (m.version !== this.version) { this.kept.clear(); this.asked.clear(); }
+    if (m.version !== this.version) {
+      this.kept.clear();
+      this.asked.clear();
+    }
     this.version = m.version;
     this.n = m.n;
     this.position = m.position;
@@ -108,7 +160,8 @@ class Inspector extends Controls {
     this.show(kept);
   }
 
-  ask() { // one capture at a time: a key that is held down must not leave a queue behind
+  ask() {
+    // one capture at a time: a key that is held down must not leave a queue behind
     const now = performance.now();
     if (this.waiting && now - this.waiting.since < 20000) return;
     this.waiting = { position: this.position, since: now };
@@ -116,7 +169,8 @@ class Inspector extends Controls {
     this.busy();
   }
 
-  busy() { // said only where the answer takes long enough to wonder
+  busy() {
+    // said only where the answer takes long enough to wonder
     clearTimeout(this.late);
     this.late = setTimeout(() => {
       this.root.classList.add("sd-busy");
@@ -134,22 +188,30 @@ class Inspector extends Controls {
     if (m.version !== this.version) return;
     const shot = { ...m, maps: {}, keep: {} };
     if (m.width) {
-      const n = m.width*m.height;
+      const n = m.width * m.height;
       shot.rgb = bytes(buffers[0]);
-      shot.maps.truth = unpack(buffers[1], n, m.truth);
+      shot.maps.truth = decodeDepth(buffers[1], n, m.truth);
       shot.preds.forEach((p, k) => {
-        shot.maps[`pred:${p.name}`] = unpack(buffers[2 + 2*k], n, p);
-        shot.keep[`err:${p.name}`] = unpackBits(buffers[3 + 2*k], n);
-        const t = shot.maps.truth, q = shot.maps[`pred:${p.name}`], e = shot.maps[`err:${p.name}`] = new Float32Array(n);
+        shot.maps[`pred:${p.name}`] = decodeDepth(buffers[2 + 2 * k], n, p);
+        shot.keep[`err:${p.name}`] = unpackBits(buffers[3 + 2 * k], n);
+        const t = shot.maps.truth,
+          q = shot.maps[`pred:${p.name}`],
+          e = (shot.maps[`err:${p.name}`] = new Float32Array(n));
         for (let i = 0; i < n; i++) e[i] = q[i] - t[i];
       });
     }
     this.asked.delete(m.position);
     if (!m.problems.length || m.upload) this.kept.set(m.position, shot);
-    const most = Math.min(24, Math.max(4, Math.round(24*640*480/(m.width*m.height || 1)))); // some 200 MB
+    const most = Math.min(
+      24,
+      Math.max(4, Math.round((24 * 640 * 480) / (m.width * m.height || 1))),
+    ); // some 200 MB
     while (this.kept.size > most) this.kept.delete(this.kept.keys().next().value);
-    if (m.position === this.position || m.now) { this.position = m.position; this.show(shot); }
-    else if (!this.waiting && this.shot?.position !== this.position) { // the person went on meanwhile
+    if (m.position === this.position || m.now) {
+      this.position = m.position;
+      this.show(shot);
+    } else if (!this.waiting && this.shot?.position !== this.position) {
+      // the person went on meanwhile
       const kept = this.kept.get(this.position);
       kept ? this.show(kept) : this.ask();
     }
@@ -162,7 +224,9 @@ class Inspector extends Controls {
     if (this.probe && shot.width) this.probe = this.inside(this.probe);
     if (this.line && shot.width) this.line = this.line.map((p) => this.inside(p));
     this.$("slider").value = this.position;
-    this.$("where").textContent = this.n ? `${this.position} / ${this.n}   ${shot.title ?? ""}` : "0 / 0";
+    this.$("where").textContent = this.n
+      ? `${this.position} / ${this.n}   ${shot.title ?? ""}`
+      : "0 / 0";
     this.$("where").title = shot.title ?? "";
     this.say({ text: [...shot.problems, shot.note].filter(Boolean).join("\n") });
     this.$("caption").textContent = shot.width ? shot.description : "";
@@ -173,7 +237,8 @@ class Inspector extends Controls {
     this.started = null;
     requestAnimationFrame(() => {
       const channel = new MessageChannel();
-      channel.port1.onmessage = () => { // after the frame is painted
+      channel.port1.onmessage = () => {
+        // after the frame is painted
         if (started !== null) this.root.dataset.ms = (performance.now() - started).toFixed(1);
         this.root.dataset.shown = shot.position;
         this.root.dataset.index = shot.index ?? "";
@@ -184,16 +249,18 @@ class Inspector extends Controls {
     });
   }
 
-  ahead() { // ask for the neighbours before they are wanted; the kernel declines where that is slow
+  ahead() {
+    // ask for the neighbours before they are wanted; the kernel declines where that is slow
     for (const d of [1, 2, -1]) {
-      const p = this.position + d*this.direction;
+      const p = this.position + d * this.direction;
       if (p < 1 || p > this.n || this.kept.has(p) || this.asked.has(p)) continue;
       this.asked.add(p);
       this.send({ kind: "ahead", position: p, version: this.version });
     }
   }
 
-  said(m) { // by the kernel, instead of an answer
+  said(m) {
+    // by the kernel, instead of an answer
     this.waiting = null;
     this.ready();
     this.say(m);
@@ -203,7 +270,12 @@ class Inspector extends Controls {
     const box = this.$("message");
     if (box.textContent === m.text) return;
     box.classList.toggle("sd-fine", /^(saved|choose) /.test(m.text));
-    box.replaceChildren(...m.text.split("\n").filter(Boolean).map((t) => h("p", {}, t)));
+    box.replaceChildren(
+      ...m.text
+        .split("\n")
+        .filter(Boolean)
+        .map((t) => h("p", {}, t)),
+    );
   }
 
   scoreAll() {
@@ -228,10 +300,18 @@ class Inspector extends Controls {
   // ---- keys
   key(e) {
     if (e.ctrlKey || e.metaKey || e.altKey || !this.setup) return;
-    if (e.key === "Escape") { this.open(null); this.root.focus({ preventScroll: true }); return; }
-    const { type, tagName } = e.target, typing = /^(INPUT|SELECT|TEXTAREA)$/.test(tagName) && type !== "checkbox";
-    if (type === "range" ? /^(Arrow|Page|Home|End)/.test(e.key) : typing) return e.stopPropagation();
-    const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[e.key];
+    if (e.key === "Escape") {
+      this.open(null);
+      this.root.focus({ preventScroll: true });
+      return;
+    }
+    const { type, tagName } = e.target,
+      typing = /^(INPUT|SELECT|TEXTAREA)$/.test(tagName) && type !== "checkbox";
+    if (type === "range" ? /^(Arrow|Page|Home|End)/.test(e.key) : typing)
+      return e.stopPropagation();
+    const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[
+      e.key
+    ];
     if (e.shiftKey && arrows) this.nudge(...arrows);
     else {
       const act = this.acts(e)[e.key.length === 1 ? e.key.toLowerCase() : e.key];
@@ -243,7 +323,7 @@ class Inspector extends Controls {
   }
 
   nudge(du, dv) {
-    if (this.view.layout === "cloud") this.cloud?.move(du*.1, dv*.1);
+    if (this.view.layout === "cloud") this.cloud?.move(du * 0.1, dv * 0.1);
     else if (this.shot?.width) {
       const [u, v] = this.probe ?? [this.shot.width >> 1, this.shot.height >> 1];
       this.probe = this.inside([u + du, v + dv]);
@@ -252,26 +332,41 @@ class Inspector extends Controls {
   }
 
   acts(e) {
-    const v = this.view, maps = this.setup.depth_maps;
-    const go = (p) => () => this.go(p, e.timeStamp), view = (layout) => () => this.set({ layout });
-    return { ArrowLeft: go(this.position - 1), ArrowRight: go(this.position + 1), PageUp: go(this.position - 10),
-      PageDown: go(this.position + 10), Home: go(1), End: go(this.n),
-      "+": () => this.zoomBy(1.5), "=": () => this.zoomBy(1.5), "-": () => this.zoomBy(1/1.5), 0: () => this.zoomBy(0),
-      s: view("side"), w: view("swipe"), c: view("cloud"), o: view("scenes"), i: () => this.set({ invert: !v.invert }),
-      m: () => this.set({ cmap: maps[(maps.indexOf(v.cmap) + 1) % maps.length] }), e: () => this.save("png"), l: () => this.crossLine() };
+    const v = this.view,
+      maps = this.setup.depth_maps;
+    const go = (p) => () => this.go(p, e.timeStamp),
+      view = (layout) => () => this.set({ layout });
+    return {
+      ArrowLeft: go(this.position - 1),
+      ArrowRight: go(this.position + 1),
+      PageUp: go(this.position - 10),
+      PageDown: go(this.position + 10),
+      Home: go(1),
+      End: go(this.n),
+      "+": () => this.zoomBy(1.5),
+      "=": () => this.zoomBy(1.5),
+      "-": () => this.zoomBy(1 / 1.5),
+      0: () => this.zoomBy(0),
+      s: view("side"),
+      w: view("swipe"),
+      c: view("cloud"),
+      o: view("scenes"),
+      i: () => this.set({ invert: !v.invert }),
+      m: () => this.set({ cmap: maps[(maps.indexOf(v.cmap) + 1) % maps.length] }),
+      e: () => this.save("png"),
+      l: () => this.crossLine(),
+    };
   }
 
   crossLine() {
     if (!this.shot?.width) return;
     const row = this.probe?.[1] ?? this.shot.height >> 1;
-    this.line = this.line ? null : [[0, row], [this.shot.width - 1, row]];
+    this.line = this.line
+      ? null
+      : [
+          [0, row],
+          [this.shot.width - 1, row],
+        ];
     this.paint();
   }
 }
-
-function render({ model, el }) {
-  const inspector = new Inspector(model, el);
-  return () => inspector.destroy();
-}
-
-export default { render };
