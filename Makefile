@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test bench lab notebooks readme clean
+.PHONY: demo test bench lab book notebooks readme clean
 
 demo: $(INSTALLED)  ## the whole road in miniature: render, fine-tune, evaluate
 	synthdepth demo
@@ -23,6 +23,10 @@ bench: $(INSTALLED)  ## speed, as ratios against named baselines
 lab: $(INSTALLED)  ## JupyterLab on the notebooks
 	jupyter lab nbs
 
+book: $(INSTALLED)  ## the notebooks as a website in _book, with search and reference; a broken link fails it
+	sphinx-build --quiet --fail-on-warning --keep-going nbs _book/html
+	@echo 'open _book/html/index.html'
+
 notebooks: $(INSTALLED)  ## after editing: export, run and clean every notebook, renew README.md
 	nbdev_export
 	for n in nbs/[0-9]*/*.ipynb nbs/*.ipynb; do jupyter nbconvert --to notebook --execute --inplace $$n || exit 1; done
@@ -30,7 +34,7 @@ notebooks: $(INSTALLED)  ## after editing: export, run and clean every notebook,
 	$(MAKE) readme
 
 readme: $(INSTALLED)
-	jupyter nbconvert --to markdown --no-input --stdout nbs/index.ipynb | sed 's#(\.\./#(#g' > README.md.part
+	jupyter nbconvert --to markdown --no-input --stdout nbs/index.ipynb | sed -e 's#(\.\./#(#g' -e 's#](\([0-9]\)#](nbs/\1#g' > README.md.part
 	mv README.md.part README.md
 
 $(INSTALLED): settings.ini setup.py pyproject.toml
@@ -47,4 +51,4 @@ $(INSTALLED): settings.ini setup.py pyproject.toml
 	@touch $@
 
 clean:  ## remove what the demo and the tests made
-	rm -rf data/demo build *.egg-info .pytest_cache .ruff_cache
+	rm -rf data/demo _book nbs/api build *.egg-info .pytest_cache .ruff_cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-# %% ../nbs/03_camera.ipynb #dbcc9aeb
+# %% ../nbs/03_camera.ipynb #8722f4c8
 @dataclass(frozen=True)
 class Intrinsics:
     "A pinhole camera in pixels; the centre of the pixel in column u lies at u + 0.5."
@@ -39,19 +39,20 @@ class Intrinsics:
         top: int,   # pixels cut off above
         left: int,  # pixels cut off on the left
     ) -> 'Intrinsics':
-        "The same camera after its picture was cropped; what is cut off below and on the right does not matter."
+        "The same camera after its picture was cropped; only what is cut above and left counts."
         return replace(self, cx=self.cx - left, cy=self.cy - top)
 
 # %% ../nbs/03_camera.ipynb #11f0b398
 def ray_lengths(
-    height: int,  # pixels
-    width: int,   # pixels
-    camera: Intrinsics,
-) -> np.ndarray:  # (H,W) float32, 1 or more
+    height: int,               # pixels
+    width: int,                # pixels
+    camera: Intrinsics,        # of a picture of this size
+    dtype: type = np.float32,  # of the answer
+) -> np.ndarray:               # (H,W), 1 or more
     "The length of each pixel's ray up to the plane one metre in front of the camera."
     x = (np.arange(width) + .5 - camera.cx)/camera.fx
     y = (np.arange(height) + .5 - camera.cy)/camera.fy
-    return np.sqrt(1 + x[None]**2 + y[:, None]**2).astype(np.float32)
+    return np.sqrt(1 + x[None]**2 + y[:, None]**2).astype(dtype)
 
 # %% ../nbs/03_camera.ipynb #4439b0d0
 def distance_to_depth(
@@ -69,14 +70,15 @@ def depth_to_distance(
     "Z-depth to ray length."
     return depth*ray_lengths(*depth.shape, intrinsics)
 
-# %% ../nbs/03_camera.ipynb #406df170
+# %% ../nbs/03_camera.ipynb #f3036766
 def centre_box(
-    height: int,   # pixels
-    width: int,    # pixels
-    share: float,  # of height and width that is kept, above 0 and at most 1
+    height: int,                 # pixels
+    width: int,                  # pixels
+    share: float,                # of height and width that is kept, above 0 and at most 1
 ) -> tuple[int, int, int, int]:  # top, left, height, width in pixels
     "The central box of a picture; ValueError for a share out of range."
     if not 0 < share <= 1:
-        raise ValueError(f'centre is {share!r}, expected a share of height and width above 0 and at most 1')
+        raise ValueError(f'centre is {share!r}, expected a share of height and width above 0 '
+                         'and at most 1')
     h, w = round(height*share), round(width*share)
     return (height - h)//2, (width - w)//2, h, w

@@ -32,9 +32,9 @@ def linear_to_srgb(
     "Linear light to sRGB."
     return _library(x).where(x <= .0031308, 12.92*x, 1.055*x.clip(1e-8)**(1/2.4) - .055)
 
-# %% ../nbs/04_colour.ipynb #be72e5e4
+# %% ../nbs/04_colour.ipynb #0db2f488
 def robust_limits(
-    depths: np.ndarray | Sequence[np.ndarray],  # metres that can be used, of any shape; or several such arrays
+    depths: np.ndarray | Sequence[np.ndarray],  # usable metres, of any shape; or several arrays
     empty: tuple[float, float] = (0., 1.),      # metres, the answer where there is nothing
 ) -> tuple[float, float]:                       # metres at the first and at the last colour
     "The 1st and the 99th percentile of all finite depths."
@@ -80,7 +80,7 @@ def no_depth_patch():  # matplotlib Patch
     light, dark = (f'#{g:02x}{g:02x}{g:02x}' for g in NO_DEPTH)
     return Patch(facecolor=light, edgecolor=dark, hatch='////', linewidth=0, label='no depth')
 
-# %% ../nbs/04_colour.ipynb #9fc09db3
+# %% ../nbs/04_colour.ipynb #aa743f6c
 def fit_width(
     pixels: np.ndarray,  # (H,W) or (H,W,3)
     width: int,          # pixels
@@ -88,33 +88,35 @@ def fit_width(
     "Colours averaged, depth sampled, to this width: a mean of two depths is the depth of nothing."
     h, w = pixels.shape[:2]
     height = max(1, round(h*width/w))
-    if pixels.ndim == 3: return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+    if pixels.ndim == 3:
+        smaller = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
+        return np.asarray(smaller)
     rows = (np.arange(height)*2 + 1)*h//(2*height)
     columns = (np.arange(width)*2 + 1)*w//(2*width)
     return pixels[rows[:, None], columns]
 
-# %% ../nbs/04_colour.ipynb #e279a407
+# %% ../nbs/04_colour.ipynb #6c6d83ef
 def depth_below(
-    rgb: np.ndarray,                             # (H,W,3) uint8 sRGB
-    depth: np.ndarray,                           # (H,W) metres, 0 where there is no surface
-    limits: tuple[float, float],                 # metres at the first and at the last colour
-    width: int,                                  # pixels
-    cmap: str = 'viridis',
-) -> np.ndarray:                                 # (h,width,3) uint8
+    rgb: np.ndarray,              # (H,W,3) uint8 sRGB
+    depth: np.ndarray,            # (H,W) metres, 0 where there is no surface
+    limits: tuple[float, float],  # metres at the first and at the last colour
+    width: int,                   # pixels
+    cmap: str = 'viridis',        # a matplotlib colour map
+) -> np.ndarray:                  # (h,width,3) uint8
     "A picture with its depth below."
     small = fit_width(depth, width)
     return np.concatenate([fit_width(rgb, width), colour_depth(small, None, *limits, cmap)])
 
 
 def contact_sheet(
-    captures: Iterable[tuple[np.ndarray, np.ndarray]],  # rgb (H,W,3) uint8 and depth (H,W) metres, all of one shape
+    captures: Iterable[tuple[np.ndarray, np.ndarray]],  # rgb (H,W,3) uint8, depth (H,W) metres
     columns: int = 5,                                   # captures side by side
     width: int = 240,                                   # pixels of each
-    limits: tuple[float, float] | None = None,          # metres at the first and at the last colour; None: robust limits
+    limits: tuple[float, float] | None = None,          # metres at both ends; None: robust limits
     cmap: str = 'viridis',                              # a matplotlib colour map
     gap: int = 6,                                       # white pixels between them
 ) -> Image.Image:
-    "Captures in rows, each above its depth; ValueError where there is none."
+    "Captures of one shape in rows, each above its depth; ValueError where there is none."
     captures = list(captures)
     if not captures: raise ValueError('found no captures to show, expected at least one')
     limits = limits or robust_limits([d[d > 0] for _, d in captures])

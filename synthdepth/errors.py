@@ -3,21 +3,25 @@
 # %% auto #0
 __all__ = ['SynthdepthError', 'disagreements']
 
-# %% ../nbs/01_errors.ipynb #237e7555
+# %% ../nbs/01_errors.ipynb #46c565c3
 class SynthdepthError(Exception):
-    "Something the user can put right; the message says what was found, what was expected and where."
+    "Something the user can put right: what was found, what was expected, and where."
     exit_code = 1
 
-    def _render_traceback_(self) -> list[str]:  # IPython asks for it: the message without a traceback
+    def _render_traceback_(self) -> list[str]:
+        "What a notebook shows; IPython asks for it by this name."
         return [f'{type(self).__name__}: {self}']
 
-# %% ../nbs/01_errors.ipynb #f141b4e1
+# %% ../nbs/01_errors.ipynb #58e5e3a6
 def disagreements(
-    found: dict,         # what a folder says about itself
-    wanted: dict,        # what was asked for
-    longest: int = 60,   # characters of a value that are shown
-) -> str:                # '' where all values agree
-    "Every key whose values differ, as 'key: found there, wanted asked for', separated by semicolons."
-    keys = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
-    def short(x): return str(x)[:longest]
-    return '; '.join(f'{k}: {short(found.get(k))} there, {short(wanted.get(k))} asked for' for k in keys)
+    found: dict,        # what a folder says about itself
+    wanted: dict,       # what was asked for
+    longest: int = 60,  # characters of a value that are shown
+) -> str:               # '' where all values agree
+    "Every key whose values differ: 'key: found there, wanted asked for; ...'."
+    said = []
+    for key in sorted(found.keys() | wanted.keys()):
+        there, asked = found.get(key), wanted.get(key)
+        if there != asked:
+            said.append(f'{key}: {str(there)[:longest]} there, {str(asked)[:longest]} asked for')
+    return '; '.join(said)

@@ -21,31 +21,37 @@ from .errors import SynthdepthError
 try: import fcntl
 except ImportError: fcntl = None  # Windows has no such locks
 
-# %% ../nbs/02_files.ipynb #aa6d7491
-def part_of(path: str | Path) -> Path:
+# %% ../nbs/02_files.ipynb #3f1aedf8
+def part_of(
+    path: str | Path,  # of a file or folder
+) -> Path:             # beside it
     "Where this process writes what will be called `path`."
     path = Path(path)
     return path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.part')
 
-# %% ../nbs/02_files.ipynb #97a80001
-def process_alive(pid: int) -> bool:
+# %% ../nbs/02_files.ipynb #1782a444
+def process_alive(
+    pid: int,  # number of a process of this machine
+) -> bool:
     "Does a process of this machine have this number?"
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
     except PermissionError: return True
     return True
 
-# %% ../nbs/02_files.ipynb #36a0037b
-def remove(path: Path):
+# %% ../nbs/02_files.ipynb #ce7937a8
+def remove(
+    path: Path,  # of a file or folder
+):
     "A file or a folder with all it holds, or nothing if there is none."
     if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
-    else: path.unlink(missing_ok=True)
+    elif path.exists() or path.is_symlink(): path.unlink()
 
 # %% ../nbs/02_files.ipynb #ebf463ee
 def sweep(
-    folder: str | Path,
-    name: str = '*',  # pattern of the names that were to be written
-) -> int:             # how many parts were removed
+    folder: str | Path,  # looked through, without the folders in it
+    name: str = '*',     # pattern of the names that were to be written
+) -> int:                # how many parts were removed
     "Remove the parts that processes of this machine began and will not finish."
     gone = 0
     for part in Path(folder).glob(f'{name}.{socket.gethostname()}.*.part'):
@@ -55,54 +61,56 @@ def sweep(
             gone += 1
     return gone
 
-# %% ../nbs/02_files.ipynb #c3934797
-def flush(path: str | Path):
+# %% ../nbs/02_files.ipynb #da0d54c3
+def flush(
+    path: str | Path,  # of a file or folder
+):
     "Send a file, or the list of names in a folder, to the disk."
     handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
     except OSError: pass  # some network file systems refuse this for folders
     finally: os.close(handle)
 
-# %% ../nbs/02_files.ipynb #49c4797d
+# %% ../nbs/02_files.ipynb #71585cfb
 class WriteError(SynthdepthError, OSError):
     "A file or folder could not be written; what stood there before still does."
 
 
 @contextmanager
 def whole(
-    path: str | Path,                          # the file that is to be there
-    durable: bool = True,                      # also after a power failure
-    error: type[Exception] = WriteError,       # raised instead of OSError
-    advice: str = '',                          # what the user can do, the end of the message
+    path: str | Path,                     # the file that is to be there
+    durable: bool = True,                 # also after a power failure
+    error: type[Exception] = WriteError,  # raised instead of OSError
+    advice: str = '',                     # what the user can do, the end of the message
 ) -> Iterator[Path]:
-    "Yields the path to write to; it becomes `path` when the block ends, and vanishes when the block fails."
+    "Yields the path to write to; it becomes `path` when the block ends and vanishes if it fails."
     path, part = Path(path), part_of(path)
     try:
         yield part
         if durable: flush(part)
         os.replace(part, path)
     except OSError as e: raise error(f'cannot write {path}: {e.strerror or e}{advice}') from e
-    finally: part.unlink(missing_ok=True)
+    finally: remove(part)
 
-# %% ../nbs/02_files.ipynb #ece9b26a
+# %% ../nbs/02_files.ipynb #f1d79d12
 def write_text(
-    path: str | Path,
-    text: str,
-    **options,  # of `whole`
+    path: str | Path,  # of the file
+    text: str,         # all of it
+    **options,         # of `whole`
 ):
     "Replace a text file, all at once; UTF-8."
     with whole(path, **options) as part: part.write_text(text, encoding='utf-8')
 
-# %% ../nbs/02_files.ipynb #2a4ab357
+# %% ../nbs/02_files.ipynb #6713b5ca
 def write_json(
-    path: str | Path,
-    data: dict | list,
-    **options,  # of `whole`
+    path: str | Path,   # of the file
+    data: dict | list,  # JSON-able
+    **options,          # of `whole`
 ):
     "Replace a JSON file, all at once."
     write_text(path, json.dumps(data, indent=1) + '\n', **options)
 
-# %% ../nbs/02_files.ipynb #ae1629d0
+# %% ../nbs/02_files.ipynb #94d56d9e
 @contextmanager
 def whole_folder(
     path: str | Path,                     # the folder that is to be there
@@ -111,10 +119,11 @@ def whole_folder(
     error: type[Exception] = WriteError,  # raised instead of OSError
     advice: str = '',                     # what the user can do, the end of the message
 ) -> Iterator[Path]:
-    "Yields an empty folder to fill; it becomes `path` when the block ends, and vanishes when the block fails."
+    "Yields a folder to fill; it becomes `path` when the block ends and vanishes if it fails."
     path, part = Path(path), part_of(path)
     if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise error(f'{path}: exists and is not an empty folder; choose a new one, nothing was overwritten')
+        raise error(f'{path}: exists and is not an empty folder; choose a new one, '
+                    'nothing was overwritten')
     try:
         remove(part)
         part.mkdir(parents=True)
@@ -126,36 +135,42 @@ def whole_folder(
     except OSError as e: raise error(f'cannot write {path}: {e.strerror or e}{advice}') from e
     finally: remove(part)
 
-# %% ../nbs/02_files.ipynb #363bf9f4
-def flush_all(folder: Path):
+# %% ../nbs/02_files.ipynb #2545a257
+def flush_all(
+    folder: Path,  # with all folders in it
+):
     "Send everything in a folder to the disk."
     for path in (*folder.rglob('*'), folder): flush(path)
 
-# %% ../nbs/02_files.ipynb #60a05f69
-BUSY = (errno.EAGAIN, errno.EACCES)  # another process has the lock; any other error: there are no locks here
+# %% ../nbs/02_files.ipynb #2ac371c1
+BUSY = (errno.EAGAIN, errno.EACCES)  # another process has the lock; else there are no locks
 
 
-def try_lock(handle: int) -> bool:
-    "Lock an open file; False when another process has it. Where locks do not exist, warns once and says True."
+def try_lock(
+    handle: int,  # of an open file
+) -> bool:        # False: another process has it
+    "Lock an open file. Where locks do not exist, warn once and say True."
     try:
         if fcntl is None: raise OSError(errno.ENOSYS, 'this system has no file locks')
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         if e.errno in BUSY: return False
-        warnings.warn(f'no lock: {e.strerror}. Make sure that one process at a time writes here', stacklevel=3)
+        warnings.warn(f'no lock: {e.strerror}. Make sure that one process at a time writes here',
+                      stacklevel=3)
     return True
 
-# %% ../nbs/02_files.ipynb #05305e11
+# %% ../nbs/02_files.ipynb #64c2cd9d
 class FolderBusy(SynthdepthError):
     "Another process writes into the folder."
 
 
 @contextmanager
 def hold(
-    folder: str | Path,                   # an existing folder
+    folder: str | Path,                   # where the lock is kept; an existing folder
     doing: str = 'writing',               # what the other process must be doing, for the message
     seconds: float = 0.,                  # to wait for another process to let go
-    error: type[Exception] = FolderBusy,
+    error: type[Exception] = FolderBusy,  # raised when that was not enough
+    shown: str | Path | None = None,      # the folder as the message names it; None: `folder`
 ) -> Iterator[None]:
     "Keep the folder for this process; an error when another has it after that many seconds."
     handle = os.open(Path(folder)/'.lock', os.O_RDWR | os.O_CREAT, 0o666)
@@ -163,7 +178,8 @@ def hold(
     try:
         while not try_lock(handle):
             if time.monotonic() > end:
-                raise error(f'another process is {doing} into {folder}; wait for it, or choose another folder')
+                raise error(f'another process is {doing} into {shown or folder}; '
+                            'wait for it, or choose another folder')
             time.sleep(.2)
         yield
     finally: os.close(handle)
