@@ -94,21 +94,28 @@ def rerender_command(
     extras = None if extras is None else listed(extras)
     for file in rerender(folder, scene, out, size, spp, extras, meshes, environments): print(file)
 
-# %% ../nbs/8_commands/04_cli.ipynb #ffa7f823
+# %% ../nbs/8_commands/04_cli.ipynb #e4110314
 @app.command('check')
 def check_command(
     folder: Annotated[Path, typer.Argument(help='dataset folder')],
     layout: Annotated[str, typer.Option(
-        help='auto, synthdepth, flat, tasks, nyuv2 or 7scenes')] = 'auto',
-    max_depth: Annotated[float, typer.Option(help='metres at white; published layouts only')] = 10.,
-    fov: Annotated[float, typer.Option(
-        help='vertical field of view in degrees; published layouts only')] = 60.,
+        help='auto, or a key of synthdepth.data.LAYOUTS, such as tum or pairs')] = 'auto',
+    max_depth: Annotated[Optional[float], typer.Option(
+        help='metres at which labels end; published layouts: at white')] = None,
+    fov: Annotated[Optional[float], typer.Option(
+        help='vertical field of view in degrees, where the camera is not known')] = None,
+    stated: Annotated[Optional[list[str]], typer.Option(
+        '--set', help='a field of synthdepth.data.Stated, e.g. metres_per_unit=0.001')] = None,
+    save: Annotated[bool, typer.Option(
+        '--save', help='write what is stated into synthdepth.json, for all commands')] = False,
     page: Annotated[Optional[Path], typer.Option(
         help='PNG or PDF to draw histograms and thumbnails into')] = None,
 ):
     "Report what is in a dataset and what looks wrong; exit code 1 when something does."
-    from synthdepth.data import check_data
-    report = check_data(folder, layout, max_depth, fov)
+    from synthdepth.data import check_data, save_stated
+    given = dict(max_depth=max_depth, fov=fov) | assignments(stated)
+    if save: print(f'written: {save_stated(folder, layout=layout, **given)}')
+    report = check_data(folder, layout, **given)
     print(report)
     if page: report.page(page)
     if not report.ok: raise typer.Exit(1)
