@@ -176,14 +176,15 @@ class Recipe:
         object.__setattr__(self, 'unfreeze', epoch_pairs(self.unfreeze))
         check_together(self)
 
-# %% ../../nbs/5_training/01_recipes.ipynb #c8a81270
+# %% ../../nbs/5_training/01_recipes.ipynb #319ecc93
 def recipe_protocol(
     recipe: Recipe,  # its hyper-parameters
-) -> Protocol:       # 'metric', or with another range 'recipe'
+) -> Protocol:       # 'metric', or that with another range
     "How a model of this recipe is scored: in metres, not aligned, in the range it was trained on."
     metric = PROTOCOLS['metric']
     own = replace(metric, min_depth=max(recipe.min_depth, 1e-6), max_depth=recipe.max_depth)
-    return own if own == metric else replace(own, name='recipe')
+    if own == metric: return metric
+    return replace(own, name=f'metric to {recipe.max_depth:g} m')
 
 # %% ../../nbs/5_training/01_recipes.ipynb #f61ac614
 RECIPES = {r.name: r for r in (
