@@ -26,7 +26,7 @@ DEMO_SETS = {
     'rooms-test': dict(preset='rooms', scenes=16, views=1, seed=2)}  # the kind tiny was trained on
 DEMO_TRAINING = dict(recipe='corrected', model='tiny', epochs=8, batch_size=8, lr=3e-4)
 
-# %% ../nbs/8_commands/02_demo.ipynb #ccb49417
+# %% ../nbs/8_commands/02_demo.ipynb #b7358293
 def _clock() -> Callable[[str], None]:
     "A function that says what begins, with the seconds since now."
     start = time.perf_counter()
@@ -44,7 +44,7 @@ def _evaluated(work: Path, out: Path, name: str) -> str:
         shutil.copy(scores/file, (out/name).with_suffix(Path(file).suffix))
     return (out/f'{name}.md').read_text(encoding='utf-8')
 
-
+# %% ../nbs/8_commands/02_demo.ipynb #49361229
 PROCESSOR_SECONDS = 480  # of the whole demo, with vectors of AVX2
 
 
@@ -54,7 +54,7 @@ def expected_minutes(
     "About how long the demo takes on a machine that does nothing else."
     return math.ceil(PROCESSOR_SECONDS/min(cores, 8)/60)
 
-
+# %% ../nbs/8_commands/02_demo.ipynb #5143d6de
 def demo(
     out: str | Path = 'figures/demo',  # folder for figures, tables and executed notebooks
     work: str | Path = 'data/demo',    # folder for the rendered scenes and the run

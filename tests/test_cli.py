@@ -36,7 +36,6 @@ def test_check_of_the_published_layout(tmp_path):
     (['finetune', '{tmp}/set', '{tmp}/run', '--set', 'flip=no'], 'expected True or False'),
     (['finetune', '{tmp}/set', '/dev/null/run'], 'cannot write into /dev/null/run'),
     (['render', '/dev/null/x'], 'cannot write into /dev/null/x'),
-    (['check', '{tmp}/set', '--page', '/dev/null/x/page.png'], 'cannot write into /dev/null/x'),
     (['pack', '{tmp}/set', '/dev/null/x'], 'cannot write into /dev/null/x'),
     (['demo', '--out', '/dev/null/x'], 'cannot write into /dev/null/x'),
     (['train-tiny', '--weights', '/dev/null/x/w.safetensors'], 'cannot write into /dev/null/x'),

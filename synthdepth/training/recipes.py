@@ -55,7 +55,7 @@ def check_number(
     if not fine or (name in SHARES and value > 1):
         raise FinetuneError(f'{name} is {value!r}; expected {expected}')
 
-# %% ../../nbs/5_training/01_recipes.ipynb #77ba727f
+# %% ../../nbs/5_training/01_recipes.ipynb #218af012
 def check_values(
     values: dict,  # a recipe's fields, or some of them
 ):
@@ -67,6 +67,7 @@ def check_values(
         if (name, value) == ('batch_size', 'auto'): continue
         check_choice(name, value)
         if name in CHOICES: continue
+        if name == 'size': check_size(value)
         if kind in (int, float): check_number(name, value, kind)
         elif kind in (bool, str) and not isinstance(value, kind):
             expected = 'True or False' if kind is bool else 'text'
@@ -114,11 +115,12 @@ def variation(
                        crop=recipe.crop)
     except ValueError as e: raise FinetuneError(f'{e}') from e
 
-# %% ../../nbs/5_training/01_recipes.ipynb #3706f494
+# %% ../../nbs/5_training/01_recipes.ipynb #10d90fea
 def check_together(
     recipe: 'Recipe',  # its hyper-parameters
 ):
     "FinetuneError for values that exclude each other."
+    check_range(recipe.min_depth, recipe.max_depth)
     varies = variation(recipe) or recipe.jitter
     if recipe.compile and recipe.checkpointing:
         raise FinetuneError('compile and checkpointing exclude each other')
@@ -132,7 +134,7 @@ def check_together(
             "in every epoch: frozen='encoder', no unfreeze, jitter=0, "
             'no saturation, hue, gamma or crop')
 
-# %% ../../nbs/5_training/01_recipes.ipynb #74b87dc5
+# %% ../../nbs/5_training/01_recipes.ipynb #131b2a3f
 @dataclass(frozen=True)
 class Recipe:
     "Every hyper-parameter of a fine-tune."
@@ -170,8 +172,6 @@ class Recipe:
 
     def __post_init__(self):
         check_values(vars(self))
-        check_size(self.size)
-        check_range(self.min_depth, self.max_depth)
         object.__setattr__(self, 'size', tuple(self.size))
         object.__setattr__(self, 'unfreeze', epoch_pairs(self.unfreeze))
         check_together(self)
