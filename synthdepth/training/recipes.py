@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHOICES', 'POSITIVE', 'SHARES', 'RECIPES', 'RUN', 'FinetuneError', 'check_choice', 'check_number', 'check_values',
            'check_size', 'check_range', 'epoch_pairs', 'variation', 'check_together', 'Recipe', 'recipe_protocol',
-           'make_recipe', 'followed', 'given_parameters', 'make_splits', 'start_model']
+           'make_recipe', 'followed', 'given_parameters', 'refuse_unknown', 'make_splits', 'start_model']
 
 # %% ../../nbs/5_training/01_recipes.ipynb #b7ff3346
 import math
@@ -236,6 +236,16 @@ def given_parameters(
     plain = (str, int, float, list, tuple, dict, type(None))
     return {k: v for k, v in variables.items()
             if not k.startswith('_') and k not in ('In', 'Out') and isinstance(v, plain)}
+
+# %% ../../nbs/5_training/01_recipes.ipynb #f58615bc
+def refuse_unknown(
+    variables: dict,  # `globals()` of a notebook, just below its parameters
+    known: str,       # names of its parameters, with spaces between
+):
+    "FinetuneError for a variable that is none of a notebook's parameters."
+    if wrong := sorted(given_parameters(variables).keys() - set(known.split())):
+        raise FinetuneError(f'unknown parameter {", ".join(wrong)}; '
+                            f'known: {", ".join(known.split())}')
 
 # %% ../../nbs/5_training/01_recipes.ipynb #471582ab
 def make_splits(
