@@ -58,7 +58,8 @@ FILES = {
     'tiff 8': ('tif', 8, 1/40, tiff('u1', '<')), 'npy 8': ('npy', 8, 1/40, npy(np.uint8)),
     'tiff u16 little': ('tif', 16, 1, tiff('u2', '<')),
     'tiff u16 big': ('TIFF', 16, 1, tiff('u2', '>')),
-    'tiff i16 little': ('tif', 16, 1, tiff('i2', '<')), 'tiff i16 big': ('tif', 16, 1, tiff('i2', '>')),
+    'tiff i16 little': ('tif', 16, 1, tiff('i2', '<')),
+    'tiff i16 big': ('tif', 16, 1, tiff('i2', '>')),
     'tiff i32 little': ('tif', 16, 300, tiff('i4', '<')),
     'tiff i32 big': ('tif', 16, 300, tiff('i4', '>')),
     'tiff u32 little': ('tif', 16, 7e5, tiff('u4', '<')),
@@ -103,7 +104,8 @@ def roads(folder, tmp_path):
     "Name -> (2,H,W) metres, by each way in which a program reads depth."
     data = open_data(folder)
     def batch(data, **options):
-        return next(iter(loader(data, None, batch_size=2, max_depth=100., **options)))['depth'].numpy()
+        batches = loader(data, None, batch_size=2, max_depth=100., **options)
+        return next(iter(batches))['depth'].numpy()
     yield 'data[i]', np.stack([sample.depth for sample in data])
     yield 'loader', batch(data)
     yield 'in memory', batch(data, cache=True)
@@ -124,12 +126,14 @@ def test_all_roads_read_the_same_depth(tmp_path, name):
     assert np.allclose(table['max'], expected.max((1, 2)), atol=tolerance)
 
 
-@pytest.mark.parametrize('kind', [('tif', 16, 7e5, tiff('u4', '>')), ('tif', 32, .001, tiff('f8', '<'))])
+@pytest.mark.parametrize('kind', [
+    ('tif', 16, 7e5, tiff('u4', '>')), ('tif', 32, .001, tiff('f8', '<'))])
 def test_a_tiff_that_pillow_does_not_know_is_refused_on_all_roads(tmp_path, kind):
     write_set(tmp_path, *kind)
     data = open_data(tmp_path)
     for read in (lambda: data[0], lambda: list(loader(data, None))):
-        with pytest.raises(DataError, match='0.tif: not a whole picture .* that Pillow knows'): read()
+        with pytest.raises(DataError, match='0.tif: not a whole picture .* that Pillow knows'):
+            read()
 
 
 @pytest.mark.parametrize('dtype', ['i2', 'i4'])
@@ -150,7 +154,8 @@ def test_a_sign_is_kept(tmp_path, dtype, order):
 def roads_with(folder, **stated):
     data = open_data(folder, **stated)
     yield 'data[i]', np.stack([s.depth for s in data])
-    for cache in (False, True): yield cache, next(iter(loader(data, None, cache=cache)))['depth'].numpy()
+    for cache in (False, True):
+        yield cache, next(iter(loader(data, None, cache=cache)))['depth'].numpy()
 
 
 def test_a_png_that_is_none_is_refused(tmp_path):
@@ -174,13 +179,16 @@ def test_colour_of_any_kind_is_read_by_one_rule(tmp_path, mode):
     if mode not in ('1', 'P'): assert np.abs(expected.astype(int) - gray[..., None]).max() <= 1
     assert (open_data(folder)[0].rgb == expected).all()
     batch = next(iter(loader(open_data(folder), None)))
-    assert (batch['rgb'][0].permute(1, 2, 0)*255).round().byte().numpy().tolist() == expected.tolist()
+    pixels = (batch['rgb'][0].permute(1, 2, 0)*255).round().byte()
+    assert torch.equal(pixels, torch.tensor(expected))
+
+
+CLUTTER = ('.DS_Store', '._1.png', '._rgb_0001.png', 'Thumbs.db', 'desktop.ini', '~$a.png')
 
 
 def clutter(root):
     for place in [root, *(p for p in root.rglob('*') if p.is_dir())]:
-        for name in ('.DS_Store', '._1.png', '._rgb_0001.png', 'Thumbs.db', 'desktop.ini', '~$a.png'):
-            (place/name).write_bytes(b'\0\0\0\1Bud1')
+        for name in CLUTTER: (place/name).write_bytes(b'\0\0\0\1Bud1')
         (place/'.ipynb_checkpoints').mkdir(exist_ok=True)
         (place/'.ipynb_checkpoints'/'rgb_0001-checkpoint.png').touch()
 
@@ -304,7 +312,8 @@ def test_a_folder_of_pairs_with_other_names(tmp_path):
         for kind in ('image', 'depth'): (tmp_path/kind).mkdir(exist_ok=True)
         Image.fromarray(rgb).save(tmp_path/f'image/IMG_{i}.jpg', quality=95)
         Image.fromarray((depth*1000).astype(np.uint16)).save(tmp_path/f'depth/IMG_{i}_depth.png')
-    with pytest.raises(DataError, match='"layout": "pairs" and "metres_per_unit"'): open_data(tmp_path)
+    with pytest.raises(DataError, match='"layout": "pairs" and "metres_per_unit"'):
+        open_data(tmp_path)
     with pytest.raises(DataError, match='nothing says what a stored number is in metres'):
         open_data(tmp_path, 'pairs')
     data = open_data(tmp_path, 'pairs', metres_per_unit=.001, views=2, fov=60.)
@@ -349,7 +358,7 @@ def test_pictures_that_show_nothing(tmp_path, change, message):
 def test_captures_that_do_not_fit_into_memory(tmp_path, monkeypatch):
     data = open_data(write_synthdepth(tmp_path/'set', scenes=4, views=4))
     monkeypatch.setenv('SYNTHDEPTH_MEMORY_GB', '0.0001')
-    with pytest.raises(DataError, match=r'16 captures at 48x64 take 246.* in memory.*cache="FOLDER"'):
+    with pytest.raises(DataError, match=r'16 captures at 48x64 take 246.*cache="FOLDER"'):
         Pairs(data, (48, 64), cache=True)
     assert len(Pairs(data, (48, 64), cache=str(tmp_path/'cache'))) == 16
     monkeypatch.setenv('SYNTHDEPTH_MEMORY_GB', 'much')
@@ -374,6 +383,6 @@ def test_batches_of_captures_of_several_sizes(tmp_path, shuffle):
 
 def test_a_file_whose_name_lies(tmp_path):
     np.save(tmp_path/'a.npy', np.array([1], object), allow_pickle=True)
-    for name in ('a.npz', 'a.exr', 'a.pfm', 'a.tif'): (tmp_path/name).write_bytes(b'nothing of the sort')
+    for name in ('a.npz', 'a.exr', 'a.pfm', 'a.tif'): (tmp_path/name).write_bytes(b'no such thing')
     for path in sorted(Path(tmp_path).iterdir()):
         with pytest.raises(DataError, match=f'{path.name}: not a '): read_stored(path)

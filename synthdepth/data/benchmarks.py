@@ -6,7 +6,6 @@
 __all__ = ['LabeledPicture', 'IbimsPicture']
 
 # %% ../../nbs/2_data/06_benchmarks.ipynb #ebd33425
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

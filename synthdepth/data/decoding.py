@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['GRAY', 'metres_table', 'table_of', 'picks', 'ray_lengths_after', 'Decoded', 'read_pictures', 'decode', 'to_metres',
-           'usable_cores', 'reading_threads', 'native_size', 'native_sizes', 'kept_spec', 'fill_kept',
-           'describe_captures', 'free_memory', 'check_memory', 'keep_captures']
+           'reading_threads', 'native_size', 'native_sizes', 'kept_spec', 'fill_kept', 'describe_captures',
+           'free_memory', 'check_memory', 'keep_captures']
 
 # %% ../../nbs/2_data/20_decoding.ipynb #85f270d7
 import os
@@ -25,6 +25,7 @@ from .dataset import Capture, DepthData, DepthFormat, read_raw
 from .preprocessing import camera_after, crop_centre, resize_depth, resize_rgb
 from .stored import DataError, Member, read_picture, read_rgb, read_stored
 from ..files import files_below
+from ..machine import usable_cores
 
 # %% ../../nbs/2_data/20_decoding.ipynb #d9792805
 GRAY = {8: 'L', 16: 'I;16'}  # Pillow's names for gray pictures of so many bits
@@ -142,12 +143,6 @@ def to_metres(
     lengths = [ray_lengths_after(camera, tuple(native), size, centre)
                for camera, native in zip(cameras, natives)]
     return metres/np.stack(lengths)
-
-# %% ../../nbs/2_data/20_decoding.ipynb #96e80c6b
-def usable_cores() -> int:
-    "How many cores this process may use."
-    if hasattr(os, 'sched_getaffinity'): return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 # %% ../../nbs/2_data/20_decoding.ipynb #cc888139
 @lru_cache(1)
