@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['GRID_CAPTURES', 'NOTED_BEYOND', 'table_metrics', 'score_and_collect', 'check_scored', 'robustness_of',
-           'evaluate_models']
+           'check_alignment', 'evaluate_models']
 
 # %% ../../nbs/6_evaluation/10_assessment.ipynb #e5fd9f92
 from collections.abc import Callable, Iterable, Mapping
@@ -118,18 +118,34 @@ def robustness_of(
     return measure(model, test, protocol, baseline[0] if baseline else None,
                    names=dict(zip(roles, models)), **options)
 
-# %% ../../nbs/6_evaluation/10_assessment.ipynb #ed447c9c
-def _faults_before(models: Mapping, test: DepthData, train: DepthData | None,
-                   trained: Mapping) -> list[str]:
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #18a4037c
+def check_alignment(
+    name: str,           # of the model, for the message
+    model: Callable,     # with `predicts`, or metric
+    protocol: Protocol,  # that it is to be scored under
+):
+    "ValueError where a prediction cannot be scored without being aligned."
+    predicts = getattr(model, 'predicts', 'metric')
+    aligned = protocol.align != 'none'
+    right = aligned and (predicts != 'disparity' or protocol.align_space == 'disparity')
+    if predicts == 'metric' or right: return
+    raise ValueError(f'{name} predicts {predicts} up to scale and shift, and protocol '
+                     f'{protocol.name} does not align {predicts}: choose one that does, such as '
+                     f'--protocol affine_{predicts}')
+
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #401df68b
+def _faults_before(models: Mapping, test: DepthData, train: DepthData | None, trained: Mapping,
+                   protocol: Protocol) -> list[str]:
     "What is wrong before anything is predicted; ValueError for what cannot be assessed at all."
     if len(models) not in (1, 2):
         raise ValueError(f'found {len(models)} models, expected one, or a baseline and a model')
     if not len(test): raise ValueError(f'{test.root}: nothing to test on')
+    for name, model in models.items(): check_alignment(name, model, protocol)
     faults = find_known_scenes(train, test) if train is not None else []
     return faults + [f'{name}: {fault}' for name, scenes in trained.items()
                      for fault in find_known_scenes(scenes, test)]
 
-# %% ../../nbs/6_evaluation/10_assessment.ipynb #1b030acc
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #7b577d3a
 def evaluate_models(
     models: dict[str, Callable],     # one model, or baseline and model, by name
     test: DepthData,  # the captures
@@ -148,7 +164,7 @@ def evaluate_models(
     "Score models beside predictors that know nothing. SentinelError where numbers would mislead."
     protocol, names = get_protocol(protocol), tuple(models)
     if corruptions: need_networks(models, 'robustness to corruptions')
-    faults = [*faults, *_faults_before(models, test, train, trained or {})]
+    faults = [*faults, *_faults_before(models, test, train, trained or {}, protocol)]
     stop_at_faults(faults, show_anyway)
     seen = test
     if train is not None: seen, train = with_thumbnails(test), with_thumbnails(train)

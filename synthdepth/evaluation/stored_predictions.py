@@ -4,7 +4,7 @@
 __all__ = ['STATEMENT', 'STATED', 'SHAPE_TOLERANCE', 'StoredError', 'read_statement', 'checked_kind', 'checked_scale', 'read_map',
            'fitted', 'picture_size', 'StoredPredictions', 'look_up', 'stored_notes', 'need_networks', 'is_stored']
 
-# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #e5d22b40
+# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #60750660
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..camera import centre_box
+from ..colour import ORIENTATION
 from ..errors import SynthdepthError
 from ..data import Capture, Member, read_stored
 from ..metrics import PREDICTS
@@ -113,7 +114,7 @@ def fitted(
     if size != (height, width): x = F.interpolate(x, size, mode='bilinear', antialias=True)
     return x[0, 0]
 
-# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #8a299f2b
+# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #ba79a428
 @lru_cache(4096)
 def picture_size(
     picture: Path | Member,  # of a capture
@@ -121,7 +122,7 @@ def picture_size(
     "The size of a picture, from the head of its file."
     if isinstance(picture, Member) and picture.decoded: return tuple(picture.read().shape[:2])
     with picture.open('rb') as file, Image.open(file) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation
+        turned = image.getexif().get(ORIENTATION, 1) >= 5
         return image.size if turned else image.size[::-1]
 
 # %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #0aa8f1f4
