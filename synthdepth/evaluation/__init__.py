@@ -25,5 +25,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         'perturb_data', 'turn_camera'],
     'robustness': ['ce_rr', 'depth_estimation_error', 'measure_robustness', 'plot_curves',
         'show_summary', 'summary'],
+    'pictures': ['PictureError', 'list_pictures'],
     'predicting': ['predict_pictures'],
 })

@@ -2,13 +2,14 @@
 
 # %% auto #0
 __all__ = ['VIDEO_ENDINGS', 'PictureError', 'Frame', 'AskedPicture', 'Video', 'read_photo', 'read_asked', 'asked_size',
-           'in_order', 'distinct_names', 'list_pictures']
+           'in_order', 'made_here', 'distinct_names', 'list_pictures']
 
-# %% ../../nbs/6_evaluation/17_pictures.ipynb #51bd081d
+# %% ../../nbs/6_evaluation/17_pictures.ipynb #cc3b2b68
+import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -19,7 +20,8 @@ from ..camera import Intrinsics
 from ..colour import picture_to_rgb
 from ..errors import SynthdepthError
 from ..data import DataError, DepthData, Member, open_data, read_rgb
-from .matching import PICTURE_ENDINGS, name_parts, walk_files
+from .matching import COLOUR_ENDING, PICTURE_ENDINGS, name_parts
+from .matching import walk_files
 from .stored_predictions import picture_size
 
 # %% ../../nbs/6_evaluation/17_pictures.ipynb #a6e82ed2
@@ -134,7 +136,20 @@ def in_order(
     return [(int(x), '') if x.isdigit() else (-1, x)
             for x in re.split(r'(\d+)', path.as_posix().casefold())]
 
-# %% ../../nbs/6_evaluation/17_pictures.ipynb #80c0c940
+# %% ../../nbs/6_evaluation/17_pictures.ipynb #2470adf2
+def made_here(
+    out: Path,                 # where maps go, resolved
+    taken: Mapping[str, str],  # name -> source, of earlier calls
+) -> Callable[[Path, Path], bool]:  # of a file and the folder that is searched, both resolved
+    "Tells the maps of earlier calls from pictures."
+    sources = {Path(source).resolve() for source in taken.values()}
+    maps = {out/f'{name}{ending}' for name in taken for ending in ('.png', '.tiff', COLOUR_ENDING)}
+    def made(path: Path, folder: Path) -> bool:
+        inside = out != folder and out.is_relative_to(folder) and path.is_relative_to(out)
+        return inside or path in maps - sources
+    return made
+
+# %% ../../nbs/6_evaluation/17_pictures.ipynb #d73a1a3f
 def _of_dataset(data: DepthData) -> list[AskedPicture]:
     "The pictures of a dataset's captures, each once."
     root, found = data.root.resolve(), {}
@@ -146,28 +161,28 @@ def _of_dataset(data: DepthData) -> list[AskedPicture]:
     return list(found.values())
 
 
-def _of_folder(folder: Path, out: Path) -> list[AskedPicture]:
-    "The captures of a dataset, or all pictures of another folder, but for those below `out`."
+def _of_folder(folder: Path, made: Callable) -> list[AskedPicture]:
+    "The captures of a dataset, or all pictures of another folder, but for what was made here."
     try: return _of_dataset(open_data(folder))
     except (DataError, OSError): pass
     paths = sorted(walk_files(folder, PICTURE_ENDINGS), key=in_order)
-    kept = [p for p in paths if not (folder/p).resolve().is_relative_to(out)]
+    kept = [p for p in paths if not made((folder/p).resolve(), folder.resolve())]
     if not kept:
         raise PictureError(f'{folder}: found no picture, expected files that end in '
                            f'{", ".join(PICTURE_ENDINGS)}')
     return [AskedPicture('/'.join(name_parts(p)), folder/p) for p in kept]
 
-# %% ../../nbs/6_evaluation/17_pictures.ipynb #aed545f7
-def _of_path(path: Path, out: Path) -> list[AskedPicture]:
+# %% ../../nbs/6_evaluation/17_pictures.ipynb #6d4d566c
+def _of_path(path: Path, made: Callable) -> list[AskedPicture]:
     "The pictures that a word of the command line means."
-    if path.is_dir(): return _of_folder(path, out)
+    if path.is_dir(): return _of_folder(path, made)
     if not path.exists(): raise PictureError(f'{path}: no such picture, folder or video')
     if path.suffix.lower() in VIDEO_ENDINGS:
         return [AskedPicture(f'{path.stem}/frame_{i:06d}', Frame(path, i))
                 for i in range(len(Video(path)))]
     return [AskedPicture(name_parts(path)[-1], path)]
 
-# %% ../../nbs/6_evaluation/17_pictures.ipynb #d4eca81e
+# %% ../../nbs/6_evaluation/17_pictures.ipynb #08fc6656
 def _longer(picture: AskedPicture, step: int) -> str:
     "A name that says more: its ending, then the folders above."
     path = PurePath(str(picture.source).replace('\\', '/'))
@@ -175,8 +190,8 @@ def _longer(picture: AskedPicture, step: int) -> str:
     ending = '' if isinstance(picture.source, Frame) else path.suffix
     name = picture.name + ending
     if step < 2: return name
-    base = picture.name.count('/') + 1
-    above = [part for part in Path(path).absolute().parts[1:-base]]
+    above = Path(path).absolute().parts[1:-(picture.name.count('/') + 1)]
+    if step > len(above) + 1: return f'{name}-{hashlib.sha1(str(path).encode()).hexdigest()[:6]}'
     return '/'.join([*above[-(step - 1):], name])
 
 
@@ -197,14 +212,14 @@ def distinct_names(
     raise PictureError(f'{pictures[clash.index(True)].source}: found no name for its map that is '
                        'not another picture\'s; choose another folder (--out)')
 
-# %% ../../nbs/6_evaluation/17_pictures.ipynb #d356a3f3
+# %% ../../nbs/6_evaluation/17_pictures.ipynb #bdaf7934
 def list_pictures(
     paths: Iterable[str | Path],     # files, folders, datasets, videos
-    out: str | Path,                 # where maps go; nothing below it is a picture
+    out: str | Path,                 # where maps go; those of earlier calls are no pictures
     taken: Mapping[str, str] | None = None,  # name -> source, of an earlier call
 ) -> list[AskedPicture]:             # each file once, in order
     "The pictures that are meant; PictureError where a path leads to none."
-    paths, out = list(map(Path, paths)), Path(out).resolve()
+    paths, made = list(map(Path, paths)), made_here(Path(out).resolve(), taken or {})
     if not paths: raise PictureError('found no picture to predict, expected files or folders')
-    found = {str(p.source): p for path in paths for p in _of_path(path, out)}
+    found = {str(p.source): p for path in paths for p in _of_path(path, made)}
     return distinct_names(list(found.values()), taken)

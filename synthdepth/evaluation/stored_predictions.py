@@ -23,13 +23,14 @@ from ..data import Capture, Member, read_stored
 from ..metrics import PREDICTS
 from .matching import find_maps, match_maps
 
-# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #3ea21e34
+# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #59c56768
 STATEMENT = 'predictions.json'
 STATED = dict(
     predicts=f'what the numbers are: {", ".join(PREDICTS)}',
     scale='metres per stored number, one for all maps or one for each ending: {".png": 0.001}',
-    model='who predicted them', weights='', format='', format_version='', size='', camera='',
-    colours='', files='', note='')
+    model='who predicted them', weights='', format='', format_version='',
+    size='(height, width) of all maps, where pictures were stretched to it', camera='', colours='',
+    files='', note='')
 
 
 class StoredError(SynthdepthError, ValueError):
@@ -91,7 +92,7 @@ def read_map(
     if factor in (None, 1): return stored.astype(np.float32)
     return (stored.astype(np.float64)*factor).astype(np.float32)
 
-# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #0a937a9d
+# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #7afd40fc
 SHAPE_TOLERANCE = .02  # of the proportions of height and width
 
 
@@ -104,15 +105,13 @@ def fitted(
 ) -> Tensor:                  # (height,width) float32
     "The wanted part of a map at the wanted size."
     top, left, height, width = centre_box(*native, centre)
-    size = size or (height, width)
-    x = torch.from_numpy(values)[None, None]
-    if values.shape == native and size == (height, width):
-        return x[0, 0, top:top + height, left:left + width]
-    if holes: x = x.where(x > 0, torch.nan)
-    if values.shape != native: x = F.interpolate(x, native, mode='bilinear', antialias=True)
-    x = x[..., top:top + height, left:left + width]
-    if size != (height, width): x = F.interpolate(x, size, mode='bilinear', antialias=True)
-    return x[0, 0]
+    x, size = torch.from_numpy(values)[None, None], tuple(size or (height, width))
+    def resized(x, size):
+        if x.shape[2:] == size: return x
+        seen = x.where(x > 0, torch.nan) if holes else x
+        return F.interpolate(seen, size, mode='bilinear', antialias=True)
+    if centre < 1: x = resized(x, native)[..., top:top + height, left:left + width]
+    return resized(x, size)[0, 0]
 
 # %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #ba79a428
 @lru_cache(4096)
@@ -125,7 +124,7 @@ def picture_size(
         turned = image.getexif().get(ORIENTATION, 1) >= 5
         return image.size if turned else image.size[::-1]
 
-# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #0aa8f1f4
+# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #9c4bcbd1
 class StoredPredictions:
     "Maps that were predicted elsewhere, looked up for the captures of a dataset."
     def __init__(self,
@@ -140,6 +139,7 @@ class StoredPredictions:
         self.predicts = checked_kind(predicts or said.get('predicts'), self.folder)
         scale = said.get('scale') if scale is None else scale
         self.scale = checked_scale(scale, self.folder)
+        self.size = said.get('size')  # of all maps; a list where it is stated
         self.maps = find_maps(self.folder)
         self.found, self.extra, self.resized = {}, [], {}
 
@@ -168,7 +168,7 @@ class StoredPredictions:
         raise StoredError(f'{self.folder} holds predictions that were made elsewhere, one for each '
                           'picture as it is: a changed or another picture needs the model itself')
 
-# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #8c44d0b3
+# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #1d1e0476
 def look_up(
     model: StoredPredictions,      # a folder
     capture: Capture,              # whose map is wanted
@@ -182,10 +182,11 @@ def look_up(
     path = model.found[key]
     values = read_map(path, model.predicts, model.scale)
     native, (h, w) = picture_size(capture.rgb), values.shape
-    if abs(h*native[1]/(w*native[0]) - 1) > SHAPE_TOLERANCE:
+    stretched = abs(h*native[1]/(w*native[0]) - 1) > SHAPE_TOLERANCE
+    if stretched and [h, w] != model.size:
         raise StoredError(f'{path}: {h}x{w} pixels, but {capture.rgb} has {native[0]}x{native[1]}; '
                           'expected a map of the whole picture, of any size')
-    if (h, w) != native: model.resized[key] = f'{h}x{w} to {native[0]}x{native[1]}'
+    if (h, w) not in (native, size): model.resized[key] = f'{h}x{w} to {native[0]}x{native[1]}'
     return fitted(values, native, size, centre, holes=model.predicts == 'metric')
 
 # %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #931ad470
