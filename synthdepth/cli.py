@@ -201,7 +201,7 @@ def results_folder(
     names = [Path(x.partition('=')[0]).name for x in (model, str(data and data.resolve()))]
     return Path('figures/evaluate')/'-on-'.join(names)
 
-# %% ../nbs/8_commands/04_cli.ipynb #9cbdd2ab
+# %% ../nbs/8_commands/04_cli.ipynb #d0f4827f
 def _measure(model, data, protocol, baseline, names, **options) -> dict:
     "What an evaluation keeps of the robustness of a model."
     from synthdepth.evaluation import measure_robustness, plot_curves, show_summary, summary
@@ -209,7 +209,7 @@ def _measure(model, data, protocol, baseline, names, **options) -> dict:
     table = summary(rows)
     return dict(rows=rows, table=table, text=show_summary(table), figure=plot_curves(rows, names))
 
-
+# %% ../nbs/8_commands/04_cli.ipynb #82354d02
 @app.command('evaluate')
 def evaluate_command(
     model: Annotated[str, typer.Argument(
@@ -229,9 +229,10 @@ def evaluate_command(
     height: Annotated[Optional[int], typer.Option(help='pixels; default: as trained')] = None,
     width: Annotated[Optional[int], typer.Option(help='pixels; default: as trained')] = None,
     min_depth: Annotated[Optional[float], typer.Option(help='metres; nearer is not scored')] = None,
-    max_depth: Annotated[Optional[float], typer.Option(help='metres; farther is not scored')] = None,
+    max_depth: Annotated[Optional[float], typer.Option(
+        help='metres; farther is not scored; default: as the protocol, or as trained')] = None,
     kind: Annotated[Optional[str], typer.Option(
-        help='of depth maps: metric, depth or disparity; default: as predictions.json says')] = None,
+        help='of depth maps: metric, depth or disparity; default: see predictions.json')] = None,
     scale: Annotated[Optional[float], typer.Option(
         help='of depth maps: metres per stored number, e.g. 0.001')] = None,
     train_data: Annotated[Optional[Path], typer.Option(

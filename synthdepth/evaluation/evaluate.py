@@ -114,7 +114,7 @@ def run_data(
     if data is None: return splits['test'], splits['train'], []
     return data if isinstance(data, DepthData) else open_data(data), splits['train'], []
 
-# %% ../../nbs/6_evaluation/12_evaluate.ipynb #c5a3d936
+# %% ../../nbs/6_evaluation/12_evaluate.ipynb #8b233e22
 def evaluate_run(
     run: str | Path,                             # folder of a fine-tune
     data: str | Path | DepthData | None = None,  # to test on; None: the run's own test split
@@ -133,7 +133,7 @@ def evaluate_run(
     run, about = Path(run), read_run(run)
     asked, recipe = about['asked'], Recipe(**about['asked']['recipe'])
     if out: try_folder(out)
-    protocol = protocol or with_range('metric', recipe.min_depth, recipe.max_depth)
+    protocol = protocol or with_range('metric', max(recipe.min_depth, 1e-6), recipe.max_depth)
     protocol = with_range(protocol, options.pop('min_depth', None), options.pop('max_depth', None))
     test, train, notes = run_data(run, asked, data, train_data)
     known = {names[1]: trained_scenes(run)} if train is None else {}

@@ -72,7 +72,7 @@ def to_codes(
     codes = 1 + (np.where(there, depth, low) - low)/max(high - low, 1e-12)*(LARGEST - 1)
     return np.where(there, np.round(codes), 0).astype(np.uint16), 0
 
-# %% ../../nbs/6_evaluation/18_map_files.ipynb #709da755
+# %% ../../nbs/6_evaluation/18_map_files.ipynb #ca554eae
 def colour_map(
     depth: np.ndarray,  # (H,W) float32 in the unit of `predicts`
     style: MapStyle,    # predicts, near, far
@@ -80,7 +80,8 @@ def colour_map(
     "A map in colours, striped where nothing was predicted."
     there = np.isfinite(depth) & ((depth > 0) | (style.predicts != 'metric'))
     near, far = style.near, style.far
-    if style.predicts != 'metric' and there.any(): near, far = depth[there].min(), depth[there].max()
+    if style.predicts != 'metric' and there.any():
+        near, far = depth[there].min(), depth[there].max()
     return colour_depth(depth, there, near, far)
 
 

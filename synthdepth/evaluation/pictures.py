@@ -4,9 +4,8 @@
 __all__ = ['VIDEO_ENDINGS', 'PictureError', 'Frame', 'AskedPicture', 'Video', 'read_photo', 'read_asked', 'asked_size',
            'in_order', 'made_here', 'distinct_names', 'list_pictures']
 
-# %% ../../nbs/6_evaluation/17_pictures.ipynb #cc3b2b68
+# %% ../../nbs/6_evaluation/17_pictures.ipynb #79e8c4c6
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -5,12 +5,12 @@ __all__ = ['FREE', 'RECORD', 'weights_digest', 'statement_of', 'begin_folder', '
            'check_overwriting', 'batches_of', 'as_batch', 'by_shape', 'PredictingJob', 'camera_at', 'keep_maps',
            'predict_group', 'predict_some', 'Predicted', 'predict_pictures']
 
-# %% ../../nbs/6_evaluation/19_predicting.ipynb #b94ad005
+# %% ../../nbs/6_evaluation/19_predicting.ipynb #78b725d2
 import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,10 @@ from tqdm.auto import tqdm
 
 from ..camera import Intrinsics
 from ..errors import SynthdepthError, disagreements
-from ..files import WriteError, write_json
+from ..files import write_json
 from ..data import resize_rgb
-from .map_files import CLOUDS, KINDS, MapError, MapStyle, check_kinds, write_map
+from .map_files import CLOUDS, KINDS, LARGEST, MapError, MapStyle, check_kinds
+from .map_files import write_map
 from .pictures import AskedPicture, asked_size, list_pictures, read_asked
 from .prediction import model_device, predict
 from .reporting import count_of, for_console, try_folder
@@ -41,7 +42,7 @@ def weights_digest(
         digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/6_evaluation/19_predicting.ipynb #dcfdf837
+# %% ../../nbs/6_evaluation/19_predicting.ipynb #68ae9e3a
 def statement_of(
     name: str,        # of the model
     model: Callable,  # a network
@@ -54,12 +55,14 @@ def statement_of(
     unit = ('metres of z-depth' if metric else
             f'{style.predicts} up to scale and shift, without a unit; PNG and colours stretch each '
             'map by itself')
-    colours = dict(near=style.near, far=style.far, map='viridis') if metric else 'each map by itself'
+    colours = 'each map by itself'
+    if metric: colours = dict(near=style.near, far=style.far, map='viridis')
+    camera = style.fov and f'vertical field of view {style.fov:g} degrees where not known'
     return dict(format='synthdepth predictions', format_version=1, model=name,
                 weights=weights_digest(model), predicts=style.predicts,
                 scale={'.png': style.scale} if metric else None,
                 size=list(size) if size else 'native', files=sorted(kinds), colours=colours,
-                camera=style.fov and f'vertical field of view {style.fov:g} degrees where not known',
+                camera=camera,
                 note=f'{unit}; .npy and .tiff hold float32, .png 16 bits with 0 for no prediction')
 
 # %% ../../nbs/6_evaluation/19_predicting.ipynb #323d7a2c
@@ -266,7 +269,7 @@ def predict_some(
         except (SynthdepthError, ValueError, OSError) as e: job.fail(picture, e)
     for group in by_shape(read): predict_group(job, group)
 
-# %% ../../nbs/6_evaluation/19_predicting.ipynb #373a95b7
+# %% ../../nbs/6_evaluation/19_predicting.ipynb #e4fd5a2f
 @dataclass
 class Predicted:
     "What has come of a call."
@@ -286,9 +289,9 @@ class Predicted:
         far = [about['too_far'] for about in self.record.values() if about['too_far']]
         nothing = sum(about['nothing'] > 0 for about in self.record.values())
         if 'png' in self.kinds and self.style.predicts == 'metric':
-            lines += [f'png: 16 bits, {self.style.scale:g} m per unit, 0 where nothing is predicted']
+            lines += [f'png: 16 bits, {self.style.scale:g} m per unit, 0 for no prediction']
         if far:
-            top = self.style.scale*65_535
+            top = self.style.scale*LARGEST
             lines += [f'png: {sum(far)} pixels of {count_of(len(far), "map")} lie beyond {top:g} m '
                       'and are stored as that; --scale 0.01 reaches ten times as far']
         if nothing: lines += [f'{count_of(nothing, "map")} with pixels without a depth above 0']
