@@ -82,9 +82,10 @@ def _order_fault(x: pd.DataFrame, protocol: Protocol) -> str:
     return (f'predictions run opposite to the truth (rank correlation {rank:.2f}): '
             'is disparity or an inverted map read as depth?')
 
-# %% ../../nbs/6_evaluation/07_sentinels.ipynb #d5c5190b
+# %% ../../nbs/6_evaluation/07_sentinels.ipynb #ba25f065
 def _nothing_fault(x: pd.DataFrame, protocol: Protocol) -> str:
-    "Are there pixels for which no depth was predicted?"
+    "Are there pixels for which no depth was predicted? Older rows do not tell."
+    if not {'not_finite', 'not_positive'} <= set(x): return ''
     broken, none = x[x.not_finite > 0], x.not_positive.mean()
     said = []
     if len(broken):
