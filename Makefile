@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Threads that wait sleep: two processes with two threads each must not spin against each other.
+export OMP_WAIT_POLICY := passive
 
 .PHONY: demo test bench lab book notebooks readme clean
 
 demo: $(INSTALLED)  ## the whole road in miniature: render, fine-tune, evaluate
 	synthdepth demo
 
-# Two processes with two threads each must not spin against each other.
-test: export OMP_WAIT_POLICY := passive
 test: $(INSTALLED)  ## notebooks, linter, tests
 	ruff check .
 	SYNTHDEPTH_FIGURES="$$(mktemp -d)" nbdev_test --n_workers 2

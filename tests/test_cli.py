@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -8,8 +9,9 @@ from toy import write_flat, write_synthdepth
 COMMAND = [sys.executable, '-c', 'from synthdepth.cli import main; main()']
 
 
-def synthdepth(*args):
-    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True)
+def synthdepth(*args, **environment):
+    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True,
+                          env=os.environ | environment)
 
 
 def test_check_of_a_clean_and_a_broken_folder(tmp_path):
@@ -30,6 +32,14 @@ def test_check_of_the_published_layout(tmp_path):
     (['render', '{tmp}/x', '--preset', 'attic'], 'unknown preset'),
     (['render', '{tmp}/x', '--set', 'colour=1'], 'unknown factor'),
     (['finetune', '{tmp}/nothing', '{tmp}/run'], 'no dataset folder'),
+    (['finetune', '{tmp}/set', '{tmp}/run', '--set', 'learning_rate=1'], 'unknown parameter'),
+    (['finetune', '{tmp}/set', '{tmp}/run', '--set', 'flip=no'], 'expected True or False'),
+    (['finetune', '{tmp}/set', '/dev/null/run'], 'cannot write into /dev/null/run'),
+    (['render', '/dev/null/x'], 'cannot write into /dev/null/x'),
+    (['pack', '{tmp}/set', '/dev/null/x'], 'cannot write into /dev/null/x'),
+    (['demo', '--out', '/dev/null/x'], 'cannot write into /dev/null/x'),
+    (['train-tiny', '--weights', '/dev/null/x/w.safetensors'], 'cannot write into /dev/null/x'),
+    (['runs', '{tmp}/nothing'], 'found no such folder'),
     (['finetune', '{tmp}/set', '{tmp}/run', '--recipe', 'perfect'], 'unknown recipe'),
     (['finetune', '{tmp}/set', '{tmp}/run', '--model', 'gpt'], 'gpt'),
     (['evaluate', '{tmp}/set'], 'not a run folder')])
@@ -74,3 +84,66 @@ def test_render_finetune_evaluate(tmp_path):
     p = synthdepth('evaluate', run, '--protocol', 'published', '--out', tmp_path/'published')
     assert p.returncode == 3 and 'multiplies predictions by 10' in p.stderr
     assert not (tmp_path/'published').exists()
+
+
+@pytest.mark.parametrize('args, message', [
+    (['finetune', 'set', 'run', '--set', 'model=zoedepth'], 'an argument or option of its own'),
+    (['finetune', 'set', 'run', '--set', 'recipe=published'], 'an argument or option of its own'),
+    (['finetune', 'set', 'run', '--set', 'data=other'], 'an argument or option of its own'),
+    (['finetune', 'set', 'run', '--set', 'out=other'], 'an argument or option of its own'),
+    (['finetune', 'set', 'run', '--set', 'epochs=1', '--set', 'epochs=2'], 'epochs is given twice'),
+    (['render', 'set', '--focal', 'slices=5'], 'give --extras focal as well'),
+    (['render', 'set', '--workers', '0'], 'expected 1 or more'),
+    (['rerender', 'set', 'x', '--height', '96'], 'go together')])
+def test_options_that_exclude_each_other_are_refused(args, message):
+    p = synthdepth(*args)
+    said = ' '.join(p.stderr.split())
+    assert p.returncode == 2 and message in said and 'Traceback' not in said
+
+
+@pytest.mark.parametrize('model, name', [
+    ('tiny', 'tiny'), ('lr=0.1', 'lr=0.1'), ('fastdepth=w/a=1.onnx', 'fastdepth=a=1.onnx'),
+    ('runs/lr=0.1/model', 'lr=0.1-model'), ('run{1}', 'run{1}')])
+def test_results_of_different_models_lie_in_different_folders(tmp_path, monkeypatch, model, name):
+    from synthdepth.cli import results_folder
+    monkeypatch.chdir(tmp_path)
+    if model.startswith('runs'): (tmp_path/model).mkdir(parents=True)
+    for data in ('rooms', 'lr=0.1', 'a{b}'):
+        assert results_folder(model, tmp_path/data).name == f'{name}-on-{data}'
+
+
+@pytest.mark.parametrize('environment', [dict(PYTHONIOENCODING='ascii'),
+                                         dict(PYTHONIOENCODING='cp1252'),
+                                         dict(LANG='C', LC_ALL='C', PYTHONUTF8='0',
+                                              PYTHONCOERCECLOCALE='0')])
+def test_a_console_that_knows_few_letters_loses_nothing(tmp_path, environment):
+    folder = write_synthdepth(tmp_path/'ü → {x}=1')
+    p = synthdepth('check', folder, **environment)
+    assert p.returncode == 0 and '12' in p.stdout and not p.stderr
+
+
+@pytest.mark.parametrize('name', ['lr=1e-3', 'run{1}', 'a b', 'ü#%', '1e-3', 'x=[1]'])
+def test_any_name_does_for_data_and_runs(tmp_path, name):
+    data, run = write_synthdepth(tmp_path/name/'data', scenes=10, views=1), tmp_path/name/'run'
+    small = '--set epochs=1 --set size=[48,64] --set batch_size=8'.split()
+    p = synthdepth('finetune', data, run, *small)
+    assert p.returncode == 0 and 'unknown parameter' not in p.stderr, p.stderr
+    about = json.loads((run/'run.json').read_text())
+    assert about['asked']['recipe']['size'] == [48, 64]
+    p = synthdepth('runs', tmp_path)
+    assert p.returncode == 0 and f'{name}/run' in p.stdout
+    p = synthdepth('evaluate', run, '--show-anyway')
+    assert p.returncode == 0 and (run/'table.md').exists(), p.stderr
+    p = synthdepth('pack', data, tmp_path/name/'packed')
+    assert p.returncode == 0, p.stderr
+
+
+def test_what_was_computed_is_written_though_printing_fails(tmp_path):
+    "A reader that has gone away, as with `| head`."
+    data, run = write_synthdepth(tmp_path/'data', scenes=10, views=1), tmp_path/'run'
+    small = '--set epochs=1 --set size=[48,64] --set batch_size=8'.split()
+    assert synthdepth('finetune', data, run, *small).returncode == 0
+    with open('/dev/full', 'w') as full:
+        p = subprocess.run([*COMMAND, 'evaluate', str(run), '--out', str(tmp_path/'out'),
+                            '--show-anyway'], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (tmp_path/'out'/'table.md').exists() and p.returncode == 1

@@ -82,7 +82,8 @@ def test_synthdepth_layout(ours):
 
 @pytest.mark.parametrize('write, layout', [(write_flat, 'flat'), (write_tasks, 'tasks')])
 def test_published_layouts(tmp_path, write, layout):
-    data = open_data(write(tmp_path/'set'), max_depth=10, fov=60, views=3)
+    given = dict(views=3) if layout == 'flat' else {}
+    data = open_data(write(tmp_path/'set'), max_depth=10, fov=60, **given)
     assert (len(data), data.layout, data.format.kind,
             len(data.scenes)) == (12, layout, 'distance', 4)
     assert all(len(views) == 3 for views in data.scenes.values())
@@ -144,6 +145,8 @@ def test_layout_can_be_named_and_unknown_ones_are_refused(ours, tmp_path):
     with pytest.raises(DataError, match='found nothing, expected a dataset folder'):
         open_data(tmp_path/'missing')
     with pytest.raises(DataError, match='found a file'):
+        open_data(ours/'metadata.jsonl')
+    with pytest.raises(DataError, match='dataset.json: found no folder'):
         open_data(ours/'dataset.json')
 
 
@@ -246,7 +249,7 @@ def test_a_missing_file_is_found_when_it_is_read_and_by_check(ours):
         with pytest.raises(DataError, match=message): data[i]
         assert any(message in p for p in check_data(ours, progress=False).problems)
         with pytest.raises(DataError, match=message): data.subset([i])[0]
-    _, listing = list_captures(ours, files=True)
+    *_, listing = list_captures(ours, files=True)
     assert [c.line for c in listing.captures] == [1, 2, 3, 5, 6, 7, 9, 10, 11, 12]
 
 
@@ -405,7 +408,8 @@ def test_check_goes_on_after_every_fault(ours):
 
 def test_clean_sets_have_no_problems(ours, tmp_path):
     for path in (ours, write_flat(tmp_path/'flat'), write_tasks(tmp_path/'tasks')):
-        report = check_data(path, views=3, progress=False)
+        given = dict(views=3) if path.name == 'flat' else {}  # the others say it themselves
+        report = check_data(path, progress=False, **given)
         assert report.ok, report.problems
         assert 'no problems found' in str(report) and len(report.table) == 12
         assert report.table.height.eq(48).all() and report.table.valid.between(0, 1).all()

@@ -219,7 +219,7 @@ def test_every_hyper_parameter_is_a_parameter_of_the_notebook():
     "papermill warns of those that are not in the cell, and a reader would not know of them."
     from papermill import inspect_notebook
     from synthdepth.training import RUN, Recipe
-    hyper = {f.name for f in fields(Recipe)} - {'name', 'size'} | {'height', 'width'}
+    hyper = {f.name for f in fields(Recipe)} - {'name'} | {'height', 'width'}
     assert set(inspect_notebook(FINETUNE)) == hyper | set(RUN)
 
 
@@ -531,3 +531,162 @@ def test_killed_between_the_last_checkpoint_and_the_log(folder, tmp_path):
     shutil.rmtree(tmp_path/'run'/'model')
     (tmp_path/'run'/'log.csv').unlink()
     assert toy_run(folder, tmp_path/'run')[0].equals(log)
+
+
+# The range: what lies beyond it is neither learnt from nor praised.
+
+def write_far(out, scenes=10, factor=1., empty=lambda scene: False):
+    "Rooms of 12 to 60 m, or a share of that; some captures without a surface."
+    from PIL import Image
+    folder = write_synthdepth(out, scenes=scenes, views=1)
+    info = json.loads((folder/'dataset.json').read_text())
+    info['depth']['metres_per_unit'] = 1/256
+    (folder/'dataset.json').write_text(json.dumps(info))
+    ramp = np.linspace(12, 60, 48*64).reshape(48, 64)*factor
+    for i in range(scenes):
+        depth = 0*ramp if empty(i) else ramp
+        Image.fromarray((depth*256).round().astype(np.uint16)).save(
+            folder/f'depth/depth_{i:05d}.png')
+    return folder
+
+
+@pytest.mark.parametrize('factor, changes, message', [
+    (1., {}, 'of the pixels with a depth lie at 10 m or beyond \\(max_depth\\)'),
+    (.01, dict(min_depth=1.), 'lie at 1 m or nearer \\(min_depth\\)'),
+    (0., {}, 'no pixel has a depth')])
+def test_a_split_without_a_usable_pixel_is_refused(tmp_path, factor, changes, message):
+    folder = write_far(tmp_path/'far', factor=factor)
+    refused = f'none of the 8 pictures of the train split.*{message}'
+    with pytest.raises(FinetuneError, match=refused):
+        toy_run(folder, tmp_path/'run', **changes)
+    if factor != 1.: return
+    log, _ = toy_run(folder, tmp_path/'run', max_depth=80., epochs=1)  # nothing was begun
+    assert log.valid_loss.iloc[-1] > .011 and np.isfinite(log.abs_rel).all()
+
+
+def test_a_test_split_without_a_usable_pixel_is_refused(tmp_path):
+    splits = make_splits(write_far(tmp_path/'all', factor=.1), make_recipe())
+    splits['test'] = open_data(write_far(tmp_path/'far'))
+    with pytest.raises(FinetuneError, match='none of the 10 pictures of the test split'):
+        toy_run(splits, tmp_path/'run')
+
+
+def test_pictures_without_a_usable_pixel_do_not_count(tmp_path, capsys):
+    "The same losses and scores as without them, and they are counted."
+    folder = write_far(tmp_path/'some', scenes=20, factor=.1, empty=lambda i: i % 3 == 0)
+    splits = make_splits(folder, make_recipe())
+    splits['valid'] = open_data(folder).subset(range(4))
+    good = {k: v.subset([i for i in range(len(v)) if v[i].valid.any()]) for k, v in splits.items()}
+    from bench_resume import toy  # noqa: F401
+    for n, accumulate in ((2, 1), (4, 2)):
+        changes = dict(batch_size=n, accumulate=accumulate, height=48, width=64, lr=3e-3, epochs=2)
+        logs = [finetune(create_model('toy', dropout=0.), s, make_recipe(**changes),
+                         tmp_path/f'run{i}{n}', progress='lines')
+                for i, s in enumerate((splits, good))]
+        for column in ('train_loss', 'valid_loss', 'abs_rel', 'steps'):
+            assert logs[0][column].equals(logs[1][column]), column
+    left_out = len(splits['train']) - len(good['train'])
+    assert left_out > 0 and list(logs[0].left_out[1:]) == [left_out]*2
+    assert list(logs[0].excluded) == [2]*3 and list(logs[1].excluded) == [0]*3
+    said = f'train: {left_out} of {len(splits["train"])} pictures have no pixel in the range'
+    assert said in capsys.readouterr().out
+    about = json.loads((tmp_path/'run02'/'run.json').read_text())
+    assert about['pixels']['train'] == dict(pictures=len(good['train']), left_out=left_out,
+                                            beyond=0., too_near=0.)
+
+
+def test_the_share_beyond_the_range_is_said_and_recorded(tmp_path, capsys):
+    folder = write_far(tmp_path/'most', factor=.5)  # 6 to 30 m, evenly
+    from bench_resume import toy  # noqa: F401
+    finetune(create_model('toy', dropout=0.), folder, make_recipe(height=48, width=64, epochs=1),
+             tmp_path/'run', progress='lines')
+    assert 'train: 83.3% of the pixels with a depth lie at 10 m or beyond (max_depth)' in \
+        capsys.readouterr().out
+    about = json.loads((tmp_path/'run'/'run.json').read_text())
+    assert about['pixels']['valid']['beyond'] == pytest.approx(20/24, abs=1e-3)
+    with pytest.warns(UserWarning, match='train: 83.3%'):
+        toy_run(folder, tmp_path/'silent', epochs=1)
+
+
+def test_a_crop_without_a_valid_pixel_has_no_loss():
+    "Alone it is no step at all; beside others it changes nothing."
+    from synthdepth.training import make_optimizer, start_accelerator, train_step
+    from bench_resume import toy  # noqa: F401
+    recipe = make_recipe(accumulate=2)
+    accelerator, found = start_accelerator(recipe), []
+    rgb, depth = torch.rand(2, 3, 32, 32), torch.rand(2, 32, 32) + 1
+    seen = dict(rgb=rgb, depth=depth, valid=depth > 0)
+    blind = dict(rgb=rgb, depth=depth, valid=depth > 9)
+    for parts in ([seen], [seen, blind], [blind]):
+        torch.manual_seed(0)
+        model = create_model('toy', dropout=0.).train()
+        optimizer = make_optimizer(model, recipe, torch.device('cpu'))
+        before = [p.clone() for p in model.parameters()]
+        step = train_step(model, [(x, [2], 2) for x in parts], optimizer, recipe, accelerator)
+        found.append((step, all(map(torch.equal, before, model.parameters()))))
+    (one, _), (two, _), (none, same) = found
+    assert one == two and one[1:] == (True, 2)
+    assert np.isnan(none[0]) and none[1:] == (False, 0) and same
+
+
+@pytest.mark.parametrize('depth', [9., 24., 79.])
+def test_validation_uses_the_range_of_the_recipe(tmp_path, depth):
+    "Constants of 24 and 79 m once scored the same on 12 to 60 m, since both were clamped to 10 m."
+    from synthdepth.training import start_accelerator
+    from synthdepth.training.steps import validate
+    truth = torch.linspace(12, 60, 48*64).view(1, 48, 64)
+    batch = dict(rgb=torch.zeros(1, 3, 48, 64), depth=truth, valid=truth > 0)
+    class Constant(torch.nn.Module):
+        def forward(self, rgb): return torch.full_like(rgb[:, 0], depth)
+    recipe = make_recipe(max_depth=80.)
+    scores = validate(Constant(), [batch], recipe, start_accelerator(recipe))
+    assert scores['abs_rel'] == pytest.approx(((truth - depth).abs()/truth).mean().item(), rel=1e-5)
+
+
+def test_the_range_is_recorded_as_a_protocol(tmp_path):
+    from synthdepth.metrics import PROTOCOLS, Protocol
+    from synthdepth.training import recipe_protocol
+    toy_run(write_far(tmp_path/'far'), tmp_path/'run', max_depth=80., epochs=1)
+    about = json.loads((tmp_path/'run'/'run.json').read_text())
+    protocol = Protocol.from_dict(about['protocol'])
+    assert (protocol.min_depth, protocol.max_depth) == (.001, 80.)
+    assert protocol == recipe_protocol(make_recipe(max_depth=80.))
+    assert recipe_protocol(make_recipe()) == PROTOCOLS['metric']
+
+
+# Parameters: honoured or refused.
+
+WRONG = dict(
+    lr='fast', weight_decay=-1, batch_size=2.5, accumulate=0, epochs='3', t_max=0, clip=0,
+    patience=1.5, select='test', split='views', size=[64], min_depth=12., max_depth=-1,
+    variance_focus=2, frozen=1, unfreeze=[3], layer_decay=0, flip='no', jitter=3, saturation=-1,
+    hue=-1, gamma=-1, crop=0., precision='fp8', channels_last='False', compile='no',
+    checkpointing=1, cache_features='half', max_skipped=7, seed=-1)
+
+
+@pytest.mark.parametrize('name', [f.name for f in fields(RECIPES['corrected'])][1:])
+def test_no_value_of_a_recipe_is_taken_for_another(name):
+    with pytest.raises(FinetuneError): make_recipe(**{name: WRONG[name]})
+
+
+@pytest.mark.parametrize('wrong', [dict(keep=0), dict(workers=-1), dict(progress='no'),
+                                   dict(minutes='ten'), dict(cache=True), dict(tensorboard='no')])
+def test_no_option_of_a_run_is_taken_for_another(folder, tmp_path, wrong):
+    with pytest.raises(FinetuneError, match=f'{next(iter(wrong))} is'):
+        finetune(fresh(), folder, make_recipe(), tmp_path/'run', **dict(progress=False) | wrong)
+    assert not (tmp_path/'run').exists()
+
+
+def test_weights_beside_a_saved_model_are_refused(folder, tmp_path):
+    from synthdepth.training import start_model
+    fresh().save(tmp_path/'model')
+    with pytest.raises(FinetuneError, match='with its own weights'):
+        start_model(str(tmp_path/'model'), 'other.safetensors')
+
+
+def test_an_unwritable_home_names_what_helps(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv('SYNTHDEPTH_CACHE', '/dev/null/cache')
+    recipe = make_recipe('corrected', **QUICK | dict(frozen='encoder', jitter=0., epochs=1,
+                                                     cache_features=True))
+    with pytest.raises(FinetuneError, match='the parameter cache, or in SYNTHDEPTH_CACHE'):
+        finetune(fresh(), folder, recipe, tmp_path/'run', progress=False)

@@ -10,8 +10,8 @@ from toy import write_flat, write_synthdepth
 from torchvision.transforms import Compose, InterpolationMode, Resize, ToTensor
 
 import synthdepth.data.decoding as decoding
-from synthdepth.data import DataError, Pairs, collate, loader, open_data, preprocess, resize_depth
-from synthdepth.data import resize_rgb
+from synthdepth.data import DataError, FreshPairs, Pairs, collate, loader, open_data, preprocess
+from synthdepth.data import resize_depth, resize_rgb
 
 
 @pytest.fixture(scope='module')
@@ -143,8 +143,12 @@ def test_workers_give_the_same(data):
 def test_mixed_native_sizes(data, tmp_path):
     other = open_data(write_synthdepth(tmp_path/'other', scenes=1, views=1, size=(24, 32)))
     data = type(data)(data.root, data.captures[:1] + other.captures, data.format, data.layout)
-    with pytest.raises(DataError, match=r'48x64 \(capture 0\), 24x32 \(capture 1\).*batch_size=1'):
-        next(iter(loader(data, None)))
+    for options in (dict(), dict(cache=True), dict(workers=1)):
+        batches = list(loader(data, None, batch_size=4, **options))
+        assert [b['depth'].shape for b in batches] == [(1, 48, 64), (1, 24, 32)]
+        assert torch.equal(batches[1]['depth'][0], torch.tensor(other[0].depth))
+    with pytest.raises(DataError, match=r'48x64 \(capture 0\), 24x32 \(capture 1\)'):
+        collate([FreshPairs(data, None)[i] for i in range(2)])
     assert [b['depth'].shape[1:] for b in loader(data, None, batch_size=1)] == [(48, 64), (24, 32)]
     assert next(iter(loader(data, 20)))['depth'].shape == (2, 20, 20)
 

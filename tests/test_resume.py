@@ -176,3 +176,59 @@ def test_lines_for_a_log(folder, tmp_path, capsys):
     assert any(x.startswith('epoch 2/4  loss ') and 'left' in x for x in lines)
     assert any(x.startswith('epoch 4 done  train_loss ') for x in lines)
     assert all(x.isprintable() for x in lines) and not np.any(['\r' in x for x in lines])
+
+
+def test_a_run_whose_data_have_moved_goes_on(tmp_path, monkeypatch, whole):
+    "Its data are known by what they show; the old place need not exist, the new one is recorded."
+    old, new = write_synthdepth(tmp_path/'old'/'set', scenes=10, views=2), tmp_path/'new place'
+    with monkeypatch.context() as m:
+        signal_after(11, signal.SIGTERM, m)
+        with pytest.raises(Interrupted): train(old, tmp_path/'run')
+    old.rename(new)
+    assert torch.equal(train(new, tmp_path/'run'), whole)
+    about = json.loads((tmp_path/'run'/'run.json').read_text())
+    assert set(about['asked']['data'].values()) == {str(new)}
+
+
+def test_a_run_of_an_older_version_whose_data_have_moved_goes_on(tmp_path, monkeypatch, whole):
+    "It has no fingerprint, and its checkpoints carry a name made of the old path, too."
+    from synthdepth.training.record import run_name
+    import synthdepth.training.record as record
+    old, new = write_synthdepth(tmp_path/'old', scenes=10, views=2), tmp_path/'new'
+    with monkeypatch.context() as m:
+        def plain(asked):
+            return {k: v for k, v in asked.items() if k not in ('fingerprint', 'unit')}
+        real = record.run_name
+        m.setattr(record, 'run_name', lambda asked: real(plain(asked)))
+        signal_after(11, signal.SIGTERM, m)
+        with pytest.raises(Interrupted): train(old, tmp_path/'run')
+    file = tmp_path/'run'/'run.json'
+    about = json.loads(file.read_text())
+    about['asked'] = plain(about['asked'])
+    assert about.pop('name') == run_name(about['asked'])
+    file.write_text(json.dumps(about))
+    old.rename(new)
+    assert torch.equal(train(new, tmp_path/'run'), whole)
+
+
+def test_other_data_of_the_same_names_are_refused(folder, tmp_path):
+    "The same scenes by name, other pictures."
+    train(folder, tmp_path/'run', epochs=1)
+    other = write_synthdepth(tmp_path/'other', scenes=10, views=2, seed=1)
+    for file in ('metadata.jsonl', 'dataset.json'):
+        shutil.copy(folder/file, other/file)
+    with pytest.raises(FinetuneError, match='fingerprint: .* there'):
+        train(other, tmp_path/'run', epochs=1)
+    about = json.loads((folder/'dataset.json').read_text())
+    about['depth']['metres_per_unit'] = .002
+    shutil.copytree(folder, tmp_path/'scaled')
+    (tmp_path/'scaled'/'dataset.json').write_text(json.dumps(about))
+    with pytest.raises(FinetuneError, match='unit: .*0.001 m.* there, .*0.002 m'):
+        train(tmp_path/'scaled', tmp_path/'run', epochs=1)
+
+
+def test_packed_data_are_the_same_data(folder, tmp_path):
+    from synthdepth.data import open_data, pack_dataset
+    from synthdepth.training import data_fingerprint
+    packed = pack_dataset(folder, tmp_path/'packed')
+    assert data_fingerprint(open_data(packed)) == data_fingerprint(open_data(folder))

@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import nbformat
 import pytest
 from toy import write_synthdepth
 
-from synthdepth.training import list_checkpoints, list_runs
+from synthdepth.training import Recipe, list_checkpoints, list_runs
 from synthdepth.models import load_model
-from synthdepth.runner import RESUME, notebook_path
+from synthdepth.runner import RESUME, notebook_path, parameters_of
 
 ROOT = Path(__file__).resolve().parents[1]
 FINETUNE = str(notebook_path('finetune'))
+RECIPE = {f.name for f in fields(Recipe)} | {'height', 'width'}  # all are given to `make_recipe`
 
 
 @pytest.fixture(scope='module')
@@ -85,7 +87,7 @@ def test_mistakes_exit_with_1(folder, tmp_path):
     p = train(folder, tmp_path, 1, learning_rate=.1)
     err = p.communicate(timeout=120)[1]
     assert p.returncode == 1
-    assert err.splitlines()[-1].startswith('FinetuneError: unknown parameter learning_rate')
+    assert err.splitlines()[-1].startswith('unknown parameter learning_rate; known: recipe, data')
 
 
 def notebook(path, *sources):
@@ -164,4 +166,61 @@ def test_list_of_runs_survives_what_is_broken(tmp_path):
     status = dict(state='running', epoch=0, step=0, time=0, host=platform.node(), pid=dead.pid)
     (tmp_path/'b'/'status.json').write_text(json.dumps(status))
     assert list_runs(tmp_path).state.to_dict() == {'a': 'unreadable', 'b': 'killed'}
-    assert list_runs(tmp_path/'b'/'none').empty
+    with pytest.raises(FileNotFoundError, match='none: found no such folder'):
+        list_runs(tmp_path/'b'/'none')
+
+
+def test_runs_behind_a_link_are_listed(tmp_path):
+    (tmp_path/'disk'/'run').mkdir(parents=True)
+    asked = dict(recipe=dict(name='corrected', epochs=3), model='tiny', data=dict(train='x'))
+    (tmp_path/'disk'/'run'/'run.json').write_text(json.dumps(dict(asked=asked)))
+    (tmp_path/'here').mkdir()
+    (tmp_path/'here'/'linked').symlink_to(tmp_path/'disk')
+    (tmp_path/'here'/'circle').symlink_to(tmp_path/'here')
+    assert list(list_runs(tmp_path/'here').index) == ['linked/run']
+
+
+def with_parameters(path):
+    "A notebook that says what it was given."
+    book = notebook(path, "n = 1\nname = ''\nother = None", 'print([n, name, other])')
+    cells = nbformat.read(book, 4)
+    cells.cells[0].metadata.tags = ['parameters']
+    nbformat.write(cells, book)
+    return book
+
+
+@pytest.mark.parametrize('name', ['lr=1e-3', 'run{1}', '{n}', 'a b', 'ü#%', "it's", '1e-3', '{'])
+def test_any_path_is_a_path(tmp_path, name):
+    "papermill fills parameters into paths; a folder may be called like a number."
+    (tmp_path/name).mkdir()
+    book = with_parameters(tmp_path/name/'book.ipynb')
+    out = tmp_path/name/'out'/'copy.ipynb'
+    p = begin(book, out, n=2, name=name)
+    said, err = p.communicate(timeout=120)
+    assert p.returncode == 0, err
+    assert said.strip() == str([2, name, None]) and 'unknown parameter' not in err
+    assert out.exists()
+
+
+def test_unknown_parameters_are_refused_before_anything_runs(tmp_path):
+    p = begin(with_parameters(tmp_path/'book.ipynb'), tmp_path/'copy.ipynb', m=3)
+    assert 'unknown parameter m; known: n, name, other' in p.communicate(timeout=60)[1]
+    assert p.returncode == 1 and not (tmp_path/'copy.ipynb').exists()
+
+
+def test_a_copy_that_cannot_be_written_is_said_first(tmp_path):
+    (tmp_path/'file').write_text('')
+    p = begin(with_parameters(tmp_path/'book.ipynb'), tmp_path/'file'/'copy.ipynb')
+    said, err = p.communicate(timeout=60)
+    assert p.returncode == 1 and 'cannot write into' in err and said == ''
+
+
+@pytest.mark.parametrize('name', ['finetune', 'evaluate'])
+def test_every_parameter_of_a_notebook_is_read(name):
+    "A parameter that no cell mentions is taken and ignored."
+    book = nbformat.read(notebook_path(name), 4)
+    rest = '\n'.join(c.source for c in book.cells[1:] if c.cell_type == 'code'
+                     and 'parameters' not in c.metadata.get('tags', ()))
+    for parameter in parameters_of(notebook_path(name)):
+        read = parameter in RECIPE or re.search(rf'\b{parameter}\b', rest)
+        assert read, f'{name}: nobody reads {parameter}'

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'stored': ['DataError', 'Member', 'read_rgb', 'read_stored'],
     'dataset': ['Capture', 'DepthData', 'DepthFormat', 'Sample', 'read_depth'],
     'native': ['LAYOUTS'],
+    'stated': ['save_stated'],
     'layouts': ['associate'],
     'card': ['render_command', 'write_card'],
     'shards': ['IGNORED', 'files_of', 'index_shards', 'open_packed', 'pack_dataset',
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         'list_caches', 'spec_bytes'],
     'preprocessing': ['MAX_DEPTH', 'MIN_DEPTH', 'crop_centre', 'preprocess', 'resize_depth',
         'resize_rgb'],
-    'batches': ['Pairs', 'collate', 'loader'],
+    'decoding': ['keep_captures'],
+    'batches': ['FreshPairs', 'Pairs', 'collate', 'loader'],
     'augment': ['Augment', 'augment_batch', 'crop_resize', 'draw', 'flips', 'recolour'],
 })

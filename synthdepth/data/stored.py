@@ -65,7 +65,7 @@ def _open(source: Picture | str) -> BinaryIO:
 
 def _ending(source: Picture | str) -> str: return Path(str(source)).suffix.lower()
 
-# %% ../../nbs/2_data/01_stored.ipynb #b378101c
+# %% ../../nbs/2_data/01_stored.ipynb #d4439283
 def _check_upright(picture: Image.Image, source: Picture | str):
     "DataError for a picture that is to be turned before it is shown."
     turn = picture.getexif().get(ORIENTATION, 1)
@@ -88,7 +88,7 @@ def read_picture(
         if isinstance(e, DataError): raise
         why = str(e).split(' <')[0].removesuffix(f": '{source}'")
         raise DataError(f'{source}: not a whole picture ({why}); '
-                        'expected a complete PNG, JPEG or TIFF') from e
+                        'expected a complete PNG, JPEG or TIFF of a kind that Pillow knows') from e
 
 # %% ../../nbs/2_data/01_stored.ipynb #8f47400e
 def read_rgb(

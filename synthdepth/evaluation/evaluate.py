@@ -4,7 +4,7 @@
 __all__ = ['RunDataGone', 'original_model', 'with_range', 'given_size', 'run_splits', 'run_data', 'evaluate_run',
            'evaluate_model']
 
-# %% ../../nbs/6_evaluation/12_evaluate.ipynb #7aaa5af7
+# %% ../../nbs/6_evaluation/12_evaluate.ipynb #2ad84b7e
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..errors import SynthdepthError
 from ..data import DepthData, open_data
 from ..metrics import Protocol, get_protocol
 from ..models import load_model
-from ..training import Recipe, make_splits, start_model
+from ..training import Recipe, make_splits, recipe_protocol, start_model
 from .assessment import evaluate_models
 from .naming import is_run, named_model, read_run, told_apart, trained_scenes
 from .reporting import PAIR, deliver, try_folder
@@ -114,7 +114,7 @@ def run_data(
     if data is None: return splits['test'], splits['train'], []
     return data if isinstance(data, DepthData) else open_data(data), splits['train'], []
 
-# %% ../../nbs/6_evaluation/12_evaluate.ipynb #8b233e22
+# %% ../../nbs/6_evaluation/12_evaluate.ipynb #b39b2f3f
 def evaluate_run(
     run: str | Path,                             # folder of a fine-tune
     data: str | Path | DepthData | None = None,  # to test on; None: the run's own test split
@@ -133,7 +133,7 @@ def evaluate_run(
     run, about = Path(run), read_run(run)
     asked, recipe = about['asked'], Recipe(**about['asked']['recipe'])
     if out: try_folder(out)
-    protocol = protocol or with_range('metric', max(recipe.min_depth, 1e-6), recipe.max_depth)
+    protocol = protocol or recipe_protocol(recipe)
     protocol = with_range(protocol, options.pop('min_depth', None), options.pop('max_depth', None))
     test, train, notes = run_data(run, asked, data, train_data)
     known = {names[1]: trained_scenes(run)} if train is None else {}

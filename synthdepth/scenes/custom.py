@@ -14,6 +14,7 @@ import trimesh
 from trimesh.transformations import rotation_matrix
 
 from ..errors import SynthdepthError
+from ..files import file_names
 from .catalogue import SHAPES
 from .description import ENVIRONMENTS
 
@@ -105,7 +106,8 @@ def _files(folder, endings: tuple[str, ...]) -> dict[str, Path]:
         raise OwnError(f'{folder} is not a folder; expected one with {kinds} files')
     files = {}
     twice = set()
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in endings):
+    for path in (folder/name for name in file_names(folder)):
+        if path.suffix.lower() not in endings: continue
         name = f'own/{path.stem}'
         if name in files: twice.add(name)
         files[name] = path
