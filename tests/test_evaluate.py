@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -7,15 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from toy import write_synthdepth
 from torch import nn
 
-from synthdepth.data import open_data
+from synthdepth.data import DepthData, open_data
 from synthdepth.evaluation import GAP, HEAD, BAR_HEIGHT, ConstantDepth, PredictedCapture
 from synthdepth.evaluation import PredictionError, SentinelError, bootstrap, compare, evaluate_model
 from synthdepth.evaluation import evaluate_models, evaluate_run, find_faults, panel_page, predict
 from synthdepth.evaluation import prediction_grid, report, score_models, score_pictures, show_table
+from synthdepth.evaluation import NothingToScore, measure_robustness, named_model, with_range
 from synthdepth.evaluation import trivial_predictors, write_results
+from synthdepth.files import WriteError
+from synthdepth.metrics import get_protocol
 from synthdepth.training import finetune, make_recipe
 from synthdepth.models import create_model, load_model
 
@@ -215,8 +222,8 @@ def test_models_by_name_folder_weights_and_run(data, run, tmp_path):
     alone = evaluate_model(run, show_anyway=True)
     assert list(alone['text'].index[:2]) == ['original', 'fine-tuned']
     with pytest.raises(FileNotFoundError, match='not a run folder'): evaluate_model('tiny')
-    with pytest.raises(ValueError, match='a baseline needs data'):
-        evaluate_model(run, baseline='tiny')
+    own = evaluate_model(run, baseline='tiny', show_anyway=True)
+    assert list(own['text'].index[:2]) == ['tiny', 'run'] and own['n'] == alone['n']
     with pytest.raises(ValueError, match='tinier'): evaluate_model('tinier', data)
 
 
@@ -227,9 +234,17 @@ def test_a_table_shows_no_difference_without_its_interval(data):
     assert all('[' in cell for cell in result['text'].to_numpy().ravel())
 
 
-def test_prediction_that_is_not_finite_is_named(data):
-    with pytest.raises(ValueError, match='not a finite number'):
-        score_pictures(Oracle(data, lambda d: d*np.nan), data)
+def test_prediction_that_is_no_depth_is_named_and_scored_as_wrong(data):
+    def holes(value): return Oracle(data, lambda d: torch.where(d > 2, value, d))
+    for value, said in ((torch.nan, 'nan or infinite'), (torch.inf, 'nan or infinite'),
+                        (-1., '0 or negative'), (0., '0 or negative')):
+        rows = score_pictures(holes(value), data)
+        assert rows.abs_rel.notna().all() and (rows.d1 < 1).any()
+        assert said in ' '.join(find_faults(rows, 'metric')), value
+        with pytest.raises(SentinelError, match=said): evaluate_models({'a': holes(value)}, data)
+        assert evaluate_models({'a': holes(value)}, data, show_anyway=True)['faults']
+    whole = score_pictures(Oracle(data), data)
+    assert not whole.not_finite.any() and not whole.not_positive.any()
 
 
 def test_grid_survives_a_picture_without_truth(data):
@@ -320,6 +335,171 @@ def test_a_page_without_models_or_with_one_that_failed():
     assert panel_page([capture()], names=[], width=64).width == 2*(64 + GAP) - GAP
     assert panel_page([capture()], ['near', 'gone'], width=64).width == 6*(64 + GAP) - GAP
     with pytest.raises(ValueError, match='no captures to draw'): panel_page([])
+
+
+class Emptied(DepthData):
+    "Without depth in every third picture."
+    def __getitem__(self, i):
+        s = super().__getitem__(i)
+        if self.captures[i].view == 0: s.depth[:] = 0
+        return s
+
+
+def test_a_table_counts_the_pictures_that_have_a_score(data):
+    some = Emptied(**vars(data))
+    result = evaluate_models({'theirs': healthy(data, .3), 'mine': healthy(data, .1)}, some,
+                             show_anyway=True)  # so few views of these floors end alike
+    assert result['n'] == '8 of 16 pictures, of 8 scenes (8 without a pixel that counts)'
+    assert result['n'] in report(result) and (result['differences'].scenes == 8).all()
+    whole = evaluate_models({'theirs': healthy(data, .3), 'mine': healthy(data, .1)}, data)
+    assert whole['n'] == '16 pictures of 8 scenes'
+    kept = [i for i, c in enumerate(data.captures) if c.view]
+    alone = score_pictures(healthy(data, .1), data.subset(kept))
+    mean = result['table'].loc[('mine', 'abs_rel'), 'mean']
+    assert mean == pytest.approx(alone.abs_rel.mean(), abs=0)
+
+
+def test_with_nothing_to_score_there_is_no_table_even_on_request(data):
+    far = replace(get_protocol('metric'), name='far', min_depth=90., max_depth=99.)
+    for train in (None, data.subset(range(4))):
+        for anyway in (False, True):
+            with pytest.raises(NothingToScore, match='--max-depth') as e:
+                evaluate_models({'a': ConstantDepth(2.)}, data.subset(range(8, 16)), far,
+                                train=train, show_anyway=anyway)
+            assert e.value.exit_code == 3 and '100%' in str(e.value)
+
+    class Blank(DepthData):
+        def __getitem__(self, i):
+            s = super().__getitem__(i)
+            s.depth[:] = 0
+            return s
+    with pytest.raises(NothingToScore, match='no depth above 0'):
+        evaluate_models({'a': ConstantDepth(2.)}, Blank(**vars(data)))
+
+
+def test_a_run_is_scored_in_the_range_it_was_trained_in(tmp_path):
+    "Depth of 6 to 70 m: constants of 24 and 79 m are not the same."
+    street = write_synthdepth(tmp_path/'street', scenes=10, views=1)
+    for path in (street/'depth').iterdir():
+        codes = np.array(Image.open(path)).astype(float)*5
+        Image.fromarray(codes.clip(0, 65535).astype(np.uint16)).save(path)
+    torch.manual_seed(0)
+    recipe = make_recipe('corrected', epochs=1, height=64, width=64, max_depth=80.)
+    finetune(create_model('tiny', 'none'), street, recipe, tmp_path/'run', progress=False)
+    result = evaluate_run(tmp_path/'run', show_anyway=True)
+    assert '0.001 < depth < 80 m' in result['protocol'] and 'constant 80 m' in result['scores']
+    scores = score_models({'24': ConstantDepth(24.), '79': ConstantDepth(79.)}, open_data(street),
+                          with_range('metric', max_depth=80.))
+    assert scores['24'].abs_rel.mean() < .7*scores['79'].abs_rel.mean()
+    asked = evaluate_run(tmp_path/'run', protocol='metric', show_anyway=True)
+    assert '0.001 < depth < 10 m' in asked['protocol']
+    assert any('is not scored; max_depth (--max-depth)' in note for note in asked['notes'])
+    alone = evaluate_model('tiny', street, max_depth=80., show_anyway=True)
+    assert '0.001 < depth < 80 m' in alone['protocol']
+
+
+def test_a_run_whose_data_moved_or_are_gone(data, tmp_path):
+    home = shutil.copytree(data.root, tmp_path/'home')
+    torch.manual_seed(0)
+    recipe = make_recipe('corrected', epochs=1, height=48, width=64)
+    finetune(create_model('tiny', 'none'), home, recipe, tmp_path/'run', progress=False)
+    there = evaluate_run(tmp_path/'run', show_anyway=True)
+    assert there['notes'] == []
+    home = home.rename(tmp_path/'moved')
+    with pytest.raises(ValueError, match='--train-data DIR.*evaluate RUN DATA'):
+        evaluate_run(tmp_path/'run')
+    again = evaluate_run(tmp_path/'run', train_data=home, show_anyway=True)
+    pd.testing.assert_frame_equal(again['table'], there['table'])
+    other = open_data(write_synthdepth(tmp_path/'other', scenes=3, views=2, preset='other'))
+    result = evaluate_run(tmp_path/'run', other, show_anyway=True)
+    assert any('copies of training pictures could not be looked for' in n for n in result['notes'])
+    assert "test set's median" in result['scores'] and 'note: ' in report(result)
+    with pytest.raises(SentinelError, match='fine-tuned: .* test scenes were trained on'):
+        evaluate_run(tmp_path/'run', home)
+    with pytest.raises(SentinelError, match='run: .* test scenes were trained on'):
+        evaluate_model(tmp_path/'run', home, baseline='tiny')
+    with pytest.raises(SentinelError, match='run: .* test scenes were trained on'):
+        evaluate_model('tiny', home, baseline=tmp_path/'run')
+    with pytest.raises(ValueError, match='holds other scenes'):
+        evaluate_run(tmp_path/'run', train_data=other)
+    about = json.loads((tmp_path/'run'/'run.json').read_text())  # as an old run was
+    del about['asked']['scenes']
+    (tmp_path/'run'/'run.json').write_text(json.dumps(about))
+    old = evaluate_run(tmp_path/'run', other, show_anyway=True)
+    assert any('could not be compared either' in note for note in old['notes'])
+
+
+def test_captures_of_several_sizes_score_as_each_alone(tmp_path):
+    a = write_synthdepth(tmp_path/'a', scenes=4, views=2, size=(48, 64))
+    b = write_synthdepth(tmp_path/'b', scenes=4, views=2, size=(40, 72), preset='b')
+    both = [c for pair in zip(open_data(a).captures, open_data(b).captures) for c in pair]
+    mixed = replace(open_data(a), captures=tuple(both))
+    model = create_model('tiny')
+    rows = score_pictures(model, mixed, geometry=True)
+    for root, part in ((a, rows[::2]), (b, rows[1::2])):
+        alone = score_pictures(model, open_data(root), geometry=True, batch_size=1)
+        assert np.allclose(alone.abs_rel, part.abs_rel, rtol=1e-4)
+        assert np.allclose(alone.boundary_f1, part.boundary_f1, equal_nan=True, atol=.02)
+    result = evaluate_models({'a': ConstantDepth(2.), 'tiny': model}, mixed, show_anyway=True)
+    assert result['n'] == '16 pictures of 8 scenes' and result['grid'].width > 0
+    few = measure_robustness(model, mixed, corruptions=['fog', 'zoom'], severities=[1],
+                             show_anyway=True)
+    assert len(few) == 3*16 and few.dee.notna().all()
+
+
+def test_names_with_signs_and_equal_names(tmp_path):
+    for name in ('lr=1e-3', 'a b', 'ü#%', 'run{1}'):
+        create_model('tiny', 'none').save(tmp_path/name)
+        found, model = named_model(tmp_path/name)
+        assert found == name and model.name == 'tiny'
+    with pytest.raises(ValueError, match='NAME=WEIGHTS'): named_model('lr=1e-3')
+    with pytest.raises(ValueError, match='weights of a registered model are given as NAME='):
+        named_model(tmp_path/'lr=1e-3'/'model.safetensors')
+    file = tmp_path/'lr=1e-3'/'model.safetensors'
+    assert named_model(f'tiny={file}')[0] == 'tiny'
+
+
+def test_nothing_computed_is_lost(data, tmp_path, capsys, monkeypatch):
+    (tmp_path/'file').write_text('')
+    asked = []
+
+    class Watched(ConstantDepth):
+        def forward(self, rgb):
+            asked.append(len(rgb))
+            return super().forward(rgb)
+    monkeypatch.setattr('synthdepth.evaluation.evaluate.named_model',
+                        lambda *a: ('w', Watched(2.)))
+    with pytest.raises(WriteError, match='--out'):
+        evaluate_model('w', data, out=tmp_path/'file'/'out', show_anyway=True)
+    assert not asked  # tried before
+    (tmp_path/'out'/'table.csv').mkdir(parents=True)
+    with pytest.raises(WriteError): evaluate_model('w', data, out=tmp_path/'out', show_anyway=True)
+    assert asked and 'Protocol metric' in capsys.readouterr().out  # printed after all
+    order = []
+    evaluate_model('w', data, out=tmp_path/'new', show_anyway=True,
+                   show=lambda r: order.append((tmp_path/'new').exists()))
+    assert order == [False] and (tmp_path/'new'/'table.md').exists()
+
+
+def test_a_console_that_knows_no_arrow(data):
+    code = '''if True:
+        import pandas as pd
+        from PIL import Image
+        from synthdepth.evaluation import print_report
+        text = pd.DataFrame({'d1 ↑': ['0.9 [0.8, 1.0]']}, index=['客厅'])
+        print_report(dict(title='Küche', n='2 pictures', protocol='m', verdict=[], faults=[],
+                          text=text))
+    '''
+    for encoding in ('ascii', 'cp1252', 'utf-8'):
+        p = subprocess.run([sys.executable, '-c', code], capture_output=True,
+                           env=os.environ | dict(PYTHONIOENCODING=encoding))
+        assert p.returncode == 0, p.stderr.decode()
+        assert '0.9 [0.8, 1.0]' in p.stdout.decode(encoding)
+
+
+def test_panels_of_scenes_with_any_name():
+    page = panel_page([capture('客厅 ü#%')], width=64)
+    assert page.size == panel_page([capture('a')], width=64).size
 
 
 def test_counts_are_in_the_singular_where_there_is_one(data):

@@ -3,18 +3,21 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'prediction': ['PredictionError', 'predict'],
+    'prediction': ['PredictionError', 'predict', 'predict_captures'],
+    'matching': ['MatchError', 'find_maps', 'match_maps'],
+    'stored_predictions': ['StoredError', 'StoredPredictions'],
     'scores': ['SentinelError', 'score_models', 'score_pictures', 'scores_table', 'write_rows'],
-    'trivial': ['ConstantDepth', 'trivial_predictors'],
+    'trivial': ['ConstantDepth', 'NothingToScore', 'trivial_predictors'],
     'statistics': ['MIN_BOOTSTRAP_SCENES', 'bootstrap', 'combine_seeds', 'differences',
         'paired_differences', 'paired_test', 'show_difference', 'sign_flip_p'],
     'sentinels': ['check_predictions', 'find_faults', 'find_leaks', 'find_mask_faults',
         'find_mismatches', 'find_run_faults', 'find_unchanged', 'stop_at_faults'],
     'panels': ['BAR_HEIGHT', 'GAP', 'HEAD', 'PredictedCapture', 'depth_limits', 'error_limit',
         'panel_page', 'prediction_grid'],
-    'reporting': ['PAIR', 'compare', 'report', 'show_table', 'write_results'],
+    'reporting': ['PAIR', 'compare', 'print_report', 'report', 'show_table', 'write_results'],
     'assessment': ['evaluate_models'],
-    'evaluate': ['evaluate_model', 'evaluate_run', 'original_model'],
+    'naming': ['named_model'],
+    'evaluate': ['evaluate_model', 'evaluate_run', 'given_size', 'original_model', 'with_range'],
     'filters': ['BatchRandom', 'disc_kernel', 'filter_pictures', 'gaussian_kernel',
         'motion_kernels'],
     'corruptions': ['CORRUPTIONS', 'corrupt', 'corrupt_sample'],
@@ -22,4 +25,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         'perturb_data', 'turn_camera'],
     'robustness': ['ce_rr', 'depth_estimation_error', 'measure_robustness', 'plot_curves',
         'show_summary', 'summary'],
+    'pictures': ['PictureError', 'list_pictures'],
+    'predicting': ['predict_pictures'],
 })
