@@ -23,10 +23,16 @@ def ours(tmp_path):
     return write_synthdepth(tmp_path/'ours')
 
 
-def save(array, path):
+def save(array, path, kind=None):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
+    Image.fromarray(array).save(path, kind)
     return path
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees
+    return exif
 
 
 def edit_json(path, **changes):
@@ -116,7 +122,7 @@ def test_gray_written_as_rgb_is_read_but_colours_are_not(tmp_path):
     assert (open_data(tmp_path)[0].depth == expected).all()
     save(colour_depth(expected), tmp_path/'depth/depth_0000.png')
     with pytest.raises(DataError,
-                       match=r'depth_0000\.png: found 8-bit RGB, expected depth in 8-bit gray'):
+                       match=r'depth_0000\.png: found 8-bit RGB, expected depth in one gray'):
         open_data(tmp_path)[0]
 
 
@@ -329,13 +335,17 @@ FAULTS = [
     ('depth', cut, 'not a whole picture'),
     ('rgb', lambda p: p.write_bytes(b''), 'not a whole picture'),
     ('rgb', lambda p: p.write_text('hello'), 'not a whole picture'),
-    ('rgb', lambda p: save(np.zeros((48, 64), np.uint8), p),
-     'found 8-bit gray, expected 8-bit RGB'),
-    ('rgb', lambda p: Image.open(p).convert('P').save(p), 'found palette'),
+    ('rgb', lambda p: save(np.full((48, 64), -7, np.int32), p, 'TIFF'), 'found gray from -7 to -7'),
+    ('rgb', lambda p: Image.open(p).save(p, exif=turned()), 'EXIF orientation is 6'),
+    ('depth', lambda p: Image.open(p).save(p, exif=turned()), 'EXIF orientation is 6'),
     ('rgb', lambda p: save(np.full((40, 64, 3), 9, np.uint8) + np.arange(3, dtype=np.uint8), p),
      '40x64 pixels, but'),
     ('depth', lambda p: save(np.full((48, 64, 3), 7, np.uint8), p),
-     'found 8-bit RGB, expected depth in 16-bit gray'),
+     'found 8-bit gray, expected depth in 16-bit gray'),
+    ('depth', lambda p: save(np.full((48, 64, 3), (7, 8, 9), np.uint8), p),
+     'found 8-bit RGB, expected depth in one gray channel'),
+    ('depth', lambda p: save(np.full((48, 64), .7, np.float32), p, 'TIFF'),
+     'found 32-bit floats, expected depth in 16-bit gray'),
     ('depth', lambda p: save(np.full((48, 64), 7, np.uint8), p),
      'found 8-bit gray, expected depth in 16-bit gray'),
     ('depth', lambda p: Image.new('P', (64, 48)).save(p), 'found palette'),
@@ -448,7 +458,7 @@ def test_npy_depth_and_nan(tmp_path):
     with pytest.raises(DataError, match='negative'):
         read_depth(path, format)
     np.save(path, np.ones((2, 2), int))
-    with pytest.raises(DataError, match='found int64 of shape'):
+    with pytest.raises(DataError, match='found 64-bit whole numbers, expected depth in floats'):
         read_depth(path, format)
     path.write_bytes(b'no')
     with pytest.raises(DataError, match='not a readable .npy'):
@@ -509,10 +519,9 @@ def test_a_member_is_read_like_a_file(ours):
     assert (member.rgb.name, str(member.rgb)) == ('rgb.png', 'a/rgb.png')
     InMemory.blobs['a/rgb.png'] = b'no'
     with pytest.raises(DataError, match='a/rgb.png: not a whole picture'): inside[0]
-    with pytest.raises(DataError, match='b.png: found 8-bit gray'):
-        InMemory.blobs['b.png'] = (ours/'gray.png').read_bytes() if save(
-            np.zeros((4, 4), np.uint8), ours/'gray.png') else b''
-        read_rgb(InMemory('a.zip', 'b.png'))
+    save(np.full((4, 4), 77, np.uint8), ours/'gray.png')
+    InMemory.blobs['b.png'] = (ours/'gray.png').read_bytes()
+    assert (read_rgb(InMemory('a.zip', 'b.png')) == np.full((4, 4, 3), 77)).all()
 
 
 def test_a_member_may_hold_numbers():

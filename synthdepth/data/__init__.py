@@ -3,8 +3,8 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'dataset': ['Capture', 'DataError', 'DepthData', 'DepthFormat', 'Member', 'Sample',
-        'read_depth', 'read_rgb'],
+    'stored': ['DataError', 'Member', 'read_rgb'],
+    'dataset': ['Capture', 'DepthData', 'DepthFormat', 'Sample', 'read_depth'],
     'native': ['LAYOUTS'],
     'layouts': ['associate'],
     'card': ['render_command', 'write_card'],
