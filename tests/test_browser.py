@@ -564,9 +564,15 @@ def served(browser, work):
     port = free_port()
     run, figures = str(work/'run'), str(work/'figures')
     code = f'from synthdepth.inspector import serve; serve({run!r}, {port}, (), {figures!r})'
+    alien = work/'alien'/'kernels'/'python3'  # a kernel of somebody else, by the usual name
+    alien.mkdir(parents=True)
+    spec = dict(argv=['/nowhere/python', '{connection_file}'], display_name='x', language='python')
+    (alien/'kernel.json').write_text(json.dumps(spec))
+    environment = os.environ | dict(JUPYTER_DATA_DIR=str(work/'alien'))
     with open(work/'voila.log', 'w') as log:
         command = [sys.executable, '-c', code]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True,
+                                  env=environment)
     try:
         address = server.stdout.readline().strip()
         for _ in range(600):
@@ -705,7 +711,7 @@ from synthdepth.inspector import DepthInspector
 
 class Elsewhere:
     predicts = 'metric'
-    def for_captures(self, captures, size=None): return torch.full((len(captures), *size), 2.)
+    def for_captures(self, captures, size, centre): return torch.full((len(captures), *size), 2.)
 
 parts = {p.name: p for p in sorted(Path('odd').iterdir())}
 DepthInspector(parts, {'theirs': Elsewhere()}, figures='odd figures #%/{1}')'''

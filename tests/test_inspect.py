@@ -31,7 +31,7 @@ from synthdepth.inspector import show_folder, write_page
 from synthdepth.inspector.comparisons import ENTRY, SHARES
 from synthdepth.inspector.folders import model_titles
 from synthdepth.inspector.listening import PortError, listen
-from synthdepth.inspector.server import KERNEL, serve, server_environment
+from synthdepth.inspector.server import serve, server_environment
 from synthdepth.inspector.transport import LARGEST, PIECE
 from synthdepth.metrics import METRICS
 from synthdepth.models import create_model
@@ -367,7 +367,7 @@ def test_models_may_be_named(data, tmp_path):
     models = dict(named='tiny', saved=tmp_path/'run'/'model', run=str(tmp_path/'run'))
     scores = DepthInspector(data, models).comparison.scores
     assert scores['named'] == scores['saved'] == scores['run']
-    with pytest.raises(FileNotFoundError, match='no model'): DepthInspector(data, dict(wrong='gpt'))
+    with pytest.raises(ValueError, match='no model'): DepthInspector(data, dict(wrong='gpt'))
 
 
 def test_a_run_is_opened_with_its_splits_models_and_rows(data, tmp_path):
@@ -399,7 +399,7 @@ def test_what_a_folder_holds_is_shown_or_the_reason_said(data, tmp_path, monkeyp
     show_folder(data.root, ['tiny', tmp_path/'nothing'])
     kinds = [type(x).__name__ for x in shown]
     assert kinds == ['HTML', 'DepthInspector', 'HTML', 'HTML', 'PredictPanel']
-    assert 'nothing: FileNotFoundError' in shown[2].data
+    assert 'nothing: UnknownModel' in shown[2].data
     shown.clear()
     show_folder(tmp_path)
     assert len(shown) == 1 and 'cannot be shown: DataError' in shown[0].data
@@ -578,17 +578,18 @@ def test_served_page_has_a_token_of_its_own(tmp_path):
 def test_served_page_runs_code_that_exists(tmp_path, name):
     root, asked = tmp_path/name, []
     (root/'model').mkdir(parents=True)
-    about = root/'model', root/'figures', dict(data=root/'moved', memory=64)
-    notebook, _ = write_page(tmp_path, root, ['tiny', about[0]], about[1], **about[2])
+    about = dict(data=root/'moved', memory=64, kind='disparity')
+    notebook, _ = write_page(tmp_path, root, ['tiny', root/'model'], root/'figures', **about)
     cell = nbformat.read(notebook, 4).cells[0].source
     line, call = cell.splitlines()
     namespace = {}
     exec(line, namespace)
     signature = inspect.signature(namespace['show_folder'])
-    namespace['show_folder'] = lambda *given: asked.append(signature.bind(*given).arguments)
+    def show(*given, **options): asked.append(signature.bind(*given, **options).arguments)
+    namespace['show_folder'] = show
     eval(call, namespace)
     expected = dict(folder=str(root), models=['tiny', str(root/'model')], memory=64,
-                    figures=str(root/'figures'), data=str(root/'moved'))
+                    figures=str(root/'figures'), data=str(root/'moved'), kind='disparity')
     assert asked == [expected]
 
 
@@ -610,22 +611,23 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_printed(data, capfd)
 
 def test_the_page_runs_in_this_interpreter_whatever_python3_is(tmp_path, monkeypatch):
     from jupyter_client.kernelspec import KernelSpecManager
+    from traitlets.config import Config
     home, work = tmp_path/'home', tmp_path/'work'
     work.mkdir()
-    for name in ('python3', KERNEL):
-        (home/'kernels'/name).mkdir(parents=True)
-        spec = dict(argv=['/nowhere/python', '{connection_file}'], display_name='x', language='x')
-        (home/'kernels'/name/'kernel.json').write_text(json.dumps(spec))
-    (home/'voila.json').write_text(json.dumps(dict(Voila=dict(token='', ip='0.0.0.0'))))
-    monkeypatch.setenv('JUPYTER_DATA_DIR', str(home))
-    monkeypatch.setenv('JUPYTER_CONFIG_DIR', str(home))
-    monkeypatch.setenv('JUPYTER_PATH', str(home))
-    notebook, token = write_page(work, tmp_path)
-    for name, value in server_environment(work).items(): monkeypatch.setenv(name, value)
+    (home/'kernels'/'python3').mkdir(parents=True)
+    spec = dict(argv=['/nowhere/python', '{connection_file}'], display_name='x', language='python')
+    (home/'kernels'/'python3'/'kernel.json').write_text(json.dumps(spec))
+    for name in ('JUPYTER_DATA_DIR', 'JUPYTER_CONFIG_DIR', 'JUPYTER_PATH'):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.delenv('OMP_WAIT_POLICY', raising=False)
+    assert KernelSpecManager().get_kernel_spec('python3').argv[0] == '/nowhere/python'
+    notebook, _ = write_page(work, tmp_path)
+    environment = server_environment(work)
+    assert environment['OMP_WAIT_POLICY'] == 'passive' and int(environment['OMP_NUM_THREADS']) > 0
+    assert environment['JUPYTER_CONFIG_DIR'] == str(work)  # no setting of theirs opens the page
+    settings = Config(json.loads((work/'voila.json').read_text()))
     name = nbformat.read(notebook, 4).metadata.kernelspec.name
-    spec = KernelSpecManager().get_kernel_spec(name)
-    assert spec.argv[0] == sys.executable and spec.env['OMP_WAIT_POLICY'] == 'passive'
-    assert os.environ['JUPYTER_CONFIG_DIR'] == str(work) != str(home)
+    assert KernelSpecManager(config=settings).get_kernel_spec(name).argv[0] == sys.executable
 
 
 def test_models_of_one_name_are_told_apart(tmp_path):
@@ -719,7 +721,7 @@ def test_published_protocol_fits_its_size(data):
 class Elsewhere:
     "Stands in for maps that another program predicted."
     predicts, name = 'metric', 'elsewhere'
-    def for_captures(self, captures, size=None): return torch.full((len(captures), *size), 2.)
+    def for_captures(self, captures, size, centre): return torch.full((len(captures), *size), 2.)
 
 
 def test_predictions_made_elsewhere_are_a_model_and_say_what_they_cannot(data):
@@ -738,6 +740,31 @@ def test_predictions_made_elsewhere_are_a_model_and_say_what_they_cannot(data):
     assert setup['models'] == ['near'] and 'theirs: predicted elsewhere' in setup['without']
     alone = PredictPanel({'theirs': Elsewhere()})
     assert 'theirs: predicted elsewhere' in alone.description
+
+
+@pytest.mark.parametrize('protocol', ['metric', 'published', 'nyu_fastdepth'])
+def test_a_folder_of_maps_is_looked_at_as_the_model_that_wrote_it(tmp_path, protocol):
+    parts = {name: open_data(write_synthdepth(tmp_path/name, scenes=1, views=2, size=size,
+                                              preset=name))
+             for name, size in dict(wide=(48, 96), tall=(96, 48)).items()}
+    maps = tmp_path/'lr=0.1 {ü}#%'
+    for name, part in parts.items():
+        (maps/name).mkdir(parents=True)
+        for capture, sample in zip(part.captures, part):
+            depth = 2 + sample.rgb.astype(np.float32).mean(2)/255
+            np.save(maps/name/f'{capture.rgb.stem}.npy', depth)
+    with pytest.raises(ValueError, match='nothing is stated'): DepthInspector(parts, dict(x=maps))
+    (maps/'predictions.json').write_text('{"predicts": "metric"}')
+    inspector = DepthInspector(parts, {'near': near, 'theirs': maps}, protocol=protocol)
+    inspector.score_all()
+    assert inspector.message == '' and not inspector.comparison.problems
+    scores = inspector.comparisons.scores
+    tolerance = 1e-4 if protocol == 'metric' else .02
+    for i in range(4): assert scores['theirs'][i] == pytest.approx(scores['near'][i], rel=tolerance)
+    next(maps.rglob('*.npy')).unlink()
+    inspector = DepthInspector(parts, {'theirs': maps})
+    assert 'theirs: MatchError' in inspector.message
+    assert inspector.step().comparison.scores['theirs']
 
 
 def test_a_run_whose_data_have_moved_is_opened_with_the_data_given(tmp_path, monkeypatch):

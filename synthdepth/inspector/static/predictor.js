@@ -70,12 +70,14 @@ class Predictor extends Inspector {
   }
 
   async smaller(file) {
-    // a photograph goes at the size at which it is predicted; what the browser cannot read, and
-    // 16 bits, which it would cut to 8, go as they are
+    // a photograph goes at the size at which it is predicted; what the browser would read in its
+    // own way (16 bits, transparency, palettes) or not at all goes as it is
     const side = this.setup.longest_side,
       head = new Uint8Array(await file.slice(0, 26).arrayBuffer()),
-      sixteen = head[1] === 0x50 && head[2] === 0x4e && head[3] === 0x47 && head[24] === 16;
-    if (file.size <= PIECE || sixteen) return file;
+      begins = (...start) => start.every((x, i) => head[i] === x),
+      jpeg = begins(0xff, 0xd8),
+      png = begins(0x89, 0x50, 0x4e, 0x47) && head[24] === 8 && [0, 2].includes(head[25]);
+    if (file.size <= PIECE || !(jpeg || png)) return file;
     try {
       const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }),
         scale = side / Math.max(bitmap.width, bitmap.height);
