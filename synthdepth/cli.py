@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['app', 'assignments', 'listed', 'render_command', 'rerender_command', 'check_command', 'card_command', 'pack_command',
            'unpack_command', 'publish_command', 'finetune_command', 'runs_command', 'results_folder',
-           'evaluate_command', 'inspect_command', 'demo_command', 'demo_real_command', 'train_tiny_command',
-           'exit_code', 'main']
+           'evaluate_command', 'predict_command', 'inspect_command', 'demo_command', 'demo_real_command',
+           'train_tiny_command', 'exit_code', 'main']
 
 # %% ../nbs/8_commands/04_cli.ipynb #b8289868
 import sys
@@ -201,7 +201,7 @@ def results_folder(
     names = [Path(x.partition('=')[0]).name for x in (model, str(data and data.resolve()))]
     return Path('figures/evaluate')/'-on-'.join(names)
 
-# %% ../nbs/8_commands/04_cli.ipynb #2a19a19b
+# %% ../nbs/8_commands/04_cli.ipynb #9cbdd2ab
 def _measure(model, data, protocol, baseline, names, **options) -> dict:
     "What an evaluation keeps of the robustness of a model."
     from synthdepth.evaluation import measure_robustness, plot_curves, show_summary, summary
@@ -213,11 +213,11 @@ def _measure(model, data, protocol, baseline, names, **options) -> dict:
 @app.command('evaluate')
 def evaluate_command(
     model: Annotated[str, typer.Argument(
-        help='run folder, saved model, registered name, or NAME=WEIGHTS')],
+        help='run folder, saved model, registered name, NAME=WEIGHTS, or folder of depth maps')],
     data: Annotated[Optional[Path], typer.Argument(
         help="dataset folder; default: a run's own test split")] = None,
-    protocol: Annotated[str, typer.Option(
-        help='a name of synthdepth.metrics.PROTOCOLS')] = 'metric',
+    protocol: Annotated[Optional[str], typer.Option(
+        help="of synthdepth.metrics.PROTOCOLS; default: metric, in a run's own range")] = None,
     baseline: Annotated[Optional[str], typer.Option(
         help='as model; default: for a run, what it started from')] = None,
     corruptions: Annotated[bool, typer.Option(
@@ -228,18 +228,52 @@ def evaluate_command(
         help='for tables, rows, figures; default: the run, figures/evaluate')] = None,
     height: Annotated[Optional[int], typer.Option(help='pixels; default: as trained')] = None,
     width: Annotated[Optional[int], typer.Option(help='pixels; default: as trained')] = None,
+    min_depth: Annotated[Optional[float], typer.Option(help='metres; nearer is not scored')] = None,
+    max_depth: Annotated[Optional[float], typer.Option(help='metres; farther is not scored')] = None,
+    kind: Annotated[Optional[str], typer.Option(
+        help='of depth maps: metric, depth or disparity; default: as predictions.json says')] = None,
+    scale: Annotated[Optional[float], typer.Option(
+        help='of depth maps: metres per stored number, e.g. 0.001')] = None,
+    train_data: Annotated[Optional[Path], typer.Option(
+        help="where a run's own dataset lies now, if it has moved")] = None,
     show_anyway: Annotated[bool, typer.Option(
         help='print the table even when a sentinel objects')] = False,
 ):
     "Score a model beside a baseline and trivial predictors; exit code 3 when a sentinel objects."
-    from synthdepth.evaluation import evaluate_model, report
-    size = (height, width) if height and width else None
+    from synthdepth.evaluation import evaluate_model, given_size, print_report
     out = out or results_folder(model, data)
-    measure = _measure if corruptions else None
-    result = evaluate_model(model, data, protocol, baseline, size, out, show_anyway=show_anyway,
-                            geometry=geometry, corruptions=measure)
-    print(report(result))
+    options = dict(geometry=geometry, corruptions=_measure if corruptions else None,
+                   min_depth=min_depth, max_depth=max_depth, train_data=train_data)
+    evaluate_model(model, data, protocol, baseline, given_size(height, width), out,
+                   show_anyway=show_anyway, kind=kind, scale=scale, show=print_report, **options)
     print(f'written: {out}')
+
+# %% ../nbs/8_commands/04_cli.ipynb #41384b92
+@app.command('predict')
+def predict_command(
+    model: Annotated[str, typer.Argument(
+        help='run folder, saved model, registered name, or NAME=WEIGHTS')],
+    pictures: Annotated[list[Path], typer.Argument(
+        help='pictures, folders of pictures, dataset folders, video files')],
+    out: Annotated[Path, typer.Option(help='folder for the maps: new, or one to go on with')],
+    kinds: Annotated[str, typer.Option(
+        help='some of png,npy,tiff,colour,ply,glb: 16 bits, floats, colours, points')] = 'png',
+    scale: Annotated[float, typer.Option(help='metres per unit of a 16-bit PNG')] = .001,
+    near: Annotated[float, typer.Option(help='metres at the first colour')] = 0.,
+    far: Annotated[float, typer.Option(help='metres at the last colour')] = 10.,
+    fov: Annotated[Optional[float], typer.Option(
+        help='vertical, in degrees; for points of pictures without a camera')] = None,
+    height: Annotated[Optional[int], typer.Option(help='pixels; default: as the picture')] = None,
+    width: Annotated[Optional[int], typer.Option(help='pixels; default: as the picture')] = None,
+    batch_size: Annotated[int, typer.Option(help='pictures of one size predicted at once')] = 8,
+):
+    "Write depth maps of any pictures; exit code 1 when one of them could not be predicted."
+    from synthdepth.evaluation import given_size, named_model, predict_pictures
+    name, network = named_model(model)
+    found = predict_pictures(network, pictures, out, name, listed(kinds), given_size(height, width),
+                             batch_size, scale, (near, far), fov, progress=True)
+    print(found)
+    if found.failed: raise typer.Exit(1)
 
 # %% ../nbs/8_commands/04_cli.ipynb #c2fd47b2
 @app.command('inspect')

@@ -12,9 +12,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         'find_mismatches', 'find_run_faults', 'find_unchanged', 'stop_at_faults'],
     'panels': ['BAR_HEIGHT', 'GAP', 'HEAD', 'PredictedCapture', 'depth_limits', 'error_limit',
         'panel_page', 'prediction_grid'],
-    'reporting': ['PAIR', 'compare', 'report', 'show_table', 'write_results'],
+    'reporting': ['PAIR', 'compare', 'print_report', 'report', 'show_table', 'write_results'],
     'assessment': ['evaluate_models'],
-    'evaluate': ['evaluate_model', 'evaluate_run', 'original_model'],
+    'naming': ['named_model'],
+    'evaluate': ['evaluate_model', 'evaluate_run', 'given_size', 'original_model'],
     'filters': ['BatchRandom', 'disc_kernel', 'filter_pictures', 'gaussian_kernel',
         'motion_kernels'],
     'corruptions': ['CORRUPTIONS', 'corrupt', 'corrupt_sample'],
@@ -22,4 +23,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         'perturb_data', 'turn_camera'],
     'robustness': ['ce_rr', 'depth_estimation_error', 'measure_robustness', 'plot_curves',
         'show_summary', 'summary'],
+    'predicting': ['predict_pictures'],
 })

@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'batches': ['masked_median'],
     'losses': ['LOSSES', 'gradient_loss', 'silog_loss', 'ssi_loss', 'standardise'],
-    'alignment': ['align', 'fit_alignment'],
+    'alignment': ['PREDICTS', 'align', 'fit_alignment'],
     'pixel_metrics': ['METRICS', 'depth_metrics'],
     'protocols': ['PROTOCOLS', 'Protocol', 'apply_protocol', 'evaluate_batch', 'get_protocol',
         'summarise'],
