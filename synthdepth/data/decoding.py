@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['GRAY', 'metres_table', 'table_of', 'picks', 'ray_lengths_after', 'Decoded', 'read_pictures', 'decode', 'to_metres',
-           'usable_cores', 'reading_threads', 'kept_spec', 'fill_kept', 'describe_captures', 'keep_captures']
+           'reading_threads', 'kept_spec', 'fill_kept', 'describe_captures', 'keep_captures']
 
-# %% ../../nbs/2_data/19_decoding.ipynb #f91545bb
+# %% ../../nbs/2_data/19_decoding.ipynb #680439c2
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..camera import Intrinsics, centre_box, depth_to_distance
+from ..machine import usable_cores
 from .cache import cache_key, cached_arrays, files_state
 from .dataset import DepthData, DepthFormat, read_raw
 from .stored import DataError, read_picture, read_rgb
@@ -139,12 +140,6 @@ def to_metres(
     lengths = [ray_lengths_after(camera, tuple(native), size, centre)
                for camera, native in zip(cameras, natives)]
     return metres/np.stack(lengths)
-
-# %% ../../nbs/2_data/19_decoding.ipynb #96e80c6b
-def usable_cores() -> int:
-    "How many cores this process may use."
-    if hasattr(os, 'sched_getaffinity'): return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 # %% ../../nbs/2_data/19_decoding.ipynb #cc888139
 @lru_cache(1)

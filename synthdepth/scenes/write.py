@@ -4,7 +4,7 @@
 __all__ = ['register_own', 'factors_with_own', 'SceneJob', 'scene_job', 'try_scene', 'render_job', 'watch_parent', 'start_worker',
            'run_in_processes', 'run_jobs', 'check_extras', 'check_arguments', 'describe', 'fill', 'render_dataset']
 
-# %% ../../nbs/1_scenes/14_write.ipynb #7295480d
+# %% ../../nbs/1_scenes/14_write.ipynb #14b0c30e
 import json
 import multiprocessing
 import os
@@ -21,6 +21,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..files import hold, write_json, write_text
+from ..machine import usable_cores
 from .custom import add_environments, add_meshes
 from .dataset_folder import KEPT, WORK, builds, capture_metadata, captures_file
 from .dataset_folder import claim, faults_file, finish, save_view
@@ -224,7 +225,7 @@ def fill(
             run_jobs(jobs, workers, own, lambda: bar.update(views))
         finish(out, views, generator)
 
-# %% ../../nbs/1_scenes/14_write.ipynb #e2a36fec
+# %% ../../nbs/1_scenes/14_write.ipynb #367ec68c
 def render_dataset(
     out: str | Path,                         # folder, new or begun by the same call
     preset: str = 'abstract',                # a name in PRESETS
@@ -249,6 +250,6 @@ def render_dataset(
     f = factors_with_own(preset, own, (changes or {}) | overrides)
     out, generator = Path(out), describe(preset, scenes, seed, what, f, own)
     if claim(out, generator): return out
-    fill(out, generator, workers or os.cpu_count(), (meshes, environments), progress)
+    fill(out, generator, workers or usable_cores(), (meshes, environments), progress)
     shutil.rmtree(out/WORK, ignore_errors=True)
     return out

@@ -29,18 +29,18 @@ from .signals import Interrupted
 from .state import check_epoch, check_steps, count_step, end_epoch, is_done
 from .steps import train_step
 
-# %% ../../nbs/5_training/13_finetune.ipynb #2d2e063e
+# %% ../../nbs/5_training/13_finetune.ipynb #941f0ddb
 def take_step(
     run: Run,                                  # under way
     parts: list[tuple[dict, list[int], int]],  # of `train_batches`
 ) -> tuple[float, int]:                        # loss; pictures
     "Learn from a batch."
-    loss, applied = train_step(run.net, parts, run.optimizer, run.recipe, run.accelerator)
+    loss, applied, counted = train_step(run.net, parts, run.optimizer, run.recipe, run.accelerator)
     pictures = sum(n for *_, n in parts)
-    count_step(run.state, loss, applied, pictures)
+    count_step(run.state, loss, applied, counted, pictures - counted)
     return loss, pictures
 
-# %% ../../nbs/5_training/13_finetune.ipynb #7526c535
+# %% ../../nbs/5_training/13_finetune.ipynb #796f4a91
 def train_epoch(
     run: Run,    # under way
     epoch: int,  # from 1
@@ -51,7 +51,7 @@ def train_epoch(
     run.net.train()
     start = time.perf_counter() - part.seconds
     for parts in train_batches(pairs, recipe, epoch, part.step, run.accelerator, run.generator,
-                               run.options.workers):
+                               run.options.workers, run.counted('train')):
         loss, pictures = take_step(run, parts)
         part.seconds = time.perf_counter() - start
         run.progress.step(pictures, epoch=f'{epoch}/{recipe.epochs}', loss=f'{loss:.3f}',
@@ -60,7 +60,7 @@ def train_epoch(
         pause(run)
     check_epoch(run.state)
 
-# %% ../../nbs/5_training/13_finetune.ipynb #dab49f74
+# %% ../../nbs/5_training/13_finetune.ipynb #9ffab4f3
 def log_row(
     run: Run,        # under way
     epoch: int,      # that has just been trained
@@ -68,10 +68,11 @@ def log_row(
 ) -> dict:
     "The epoch in numbers, validation included."
     part, rates = run.state.part, [group['lr'] for group in run.optimizer.param_groups]
+    counted, everything = len(run.counted('train')), len(run.pairs['train'])
     return dict(
         epoch=epoch, train_loss=part.total/part.pictures, skipped=part.skipped,
-        nonfinite=part.nonfinite, steps=part.step, lr=max(rates),
-        images_per_s=len(run.pairs['train'])/part.seconds, **validate_run(run), trainable=trainable)
+        nonfinite=part.nonfinite, left_out=part.left_out + everything - counted, steps=part.step,
+        lr=max(rates), images_per_s=counted/part.seconds, **validate_run(run), trainable=trainable)
 
 # %% ../../nbs/5_training/13_finetune.ipynb #8a3007b5
 def epoch_line(
@@ -154,7 +155,7 @@ def carry_out(
         say_status(run, 'failed', f'{type(e).__name__}: {e}')
         raise
 
-# %% ../../nbs/5_training/13_finetune.ipynb #8df6de2a
+# %% ../../nbs/5_training/13_finetune.ipynb #5fd93508
 def finetune(
     model: DepthModel,                      # trained in place; ends with the best weights
     source: str | Path | DepthData | dict,  # dataset, its folder, or train, valid, test
@@ -170,13 +171,13 @@ def finetune(
 ) -> pd.DataFrame:                          # one row per epoch; epoch 0 is the original
     "Fine-tune; the best model is left in out/model. Interrupted, the same call goes on from there."
     folder, splits = Path(out), make_splits(source, recipe)
+    options = Options(progress, minutes, keep, workers, cache, tensorboard)
     accelerator = start_accelerator(recipe)
     about = describe_run(model, weights, splits, recipe) | machine_of(model, recipe, accelerator)
-    about = first_decides(accelerator, lambda: begin_run(folder, about))
     with hold_run(folder, accelerator):
+        about = first_decides(accelerator, lambda: begin_run(folder, about))
         if is_finished(folder): model.load_state_dict(load_model(folder/'model').state_dict())
         else:
-            options = Options(progress, minutes, keep, workers, cache, tensorboard)
             with open_run(folder, about, model, splits, recipe, accelerator, options) as run:
                 carry_out(run)
         accelerator.wait_for_everyone()

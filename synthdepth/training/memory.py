@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['kept_bytes', 'statistics_kept', 'recomputed', 'recompute_activations', 'largest_possible', 'left_as_it_was',
-           'counted_batch', 'largest_batch', 'batch_of_all', 'feature_dtype', 'keep_features']
+           'counted_batch', 'largest_batch', 'batch_of_all', 'feature_dtype', 'check_cache_folder', 'keep_features']
 
-# %% ../../nbs/5_training/08_memory.ipynb #bfc16391
+# %% ../../nbs/5_training/08_memory.ipynb #496e1bd9
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
-from ..data import CacheError
+from ..data import CacheError, cache_folder
+from ..machine import NotWritable, check_writable
 from ..models import DepthModel, FeatureCache
 from .processes import batch_norms, first_decides, one_normalisation
 from .recipes import FinetuneError, Recipe
@@ -159,7 +160,14 @@ def feature_dtype(
     "How features are kept."
     return torch.float32 if recipe.cache_features == 'float32' else torch.float16
 
-# %% ../../nbs/5_training/08_memory.ipynb #6d45fe8c
+# %% ../../nbs/5_training/08_memory.ipynb #def297ed
+def check_cache_folder():
+    "FinetuneError when the user's own cache cannot be written, with what helps."
+    try: check_writable(cache_folder())
+    except NotWritable as e:
+        raise FinetuneError(f'{e}: with the parameter cache, or in SYNTHDEPTH_CACHE') from e
+
+# %% ../../nbs/5_training/08_memory.ipynb #30b13d6a
 def keep_features(
     model: DepthModel,                 # of any architecture
     pairs: dict[str, Dataset],         # train, valid: `Pairs`
@@ -172,6 +180,7 @@ def keep_features(
         flip = recipe.flip and name == 'train'
         return FeatureCache(model, pairs[name], folder, feature_dtype(recipe), flip=flip)
     kept = {}
+    if folder is None: check_cache_folder()
     def keep(): kept.update({name: features(name) for name in pairs})
     try:
         with accelerator.autocast():

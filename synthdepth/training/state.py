@@ -12,14 +12,15 @@ from dataclasses import dataclass, field, fields, replace
 from .recipes import FinetuneError, Recipe
 from .steps import check_skipped
 
-# %% ../../nbs/5_training/10_state.ipynb #de5d2c7b
+# %% ../../nbs/5_training/10_state.ipynb #4b82edbe
 @dataclass
 class EpochSums:
     "What the epoch under way has come to."
     step: int = 0               # optimiser steps done
     skipped: int = 0            # steps that were not applied
     nonfinite: int = 0          # steps whose loss itself is not finite
-    pictures: int = 0           # of the steps that were applied
+    pictures: int = 0           # of the steps that were applied, those with a valid pixel
+    left_out: int = 0           # pictures in which a crop has left no valid pixel
     total: float = 0.           # sum of the loss over these pictures
     seconds: float = 0.         # spent on steps
     changes: str | None = None  # state of the generator, hexadecimal; None: at its beginning
@@ -45,17 +46,20 @@ def read_progress(
     part = EpochSums(**known(EpochSums, stored.get('part', {})))
     return replace(State(**known(State, stored)), part=part)
 
-# %% ../../nbs/5_training/10_state.ipynb #de4c5fe6
+# %% ../../nbs/5_training/10_state.ipynb #e766b6f9
 def count_step(
     state: State,   # changed in place
     loss: float,    # of the step
     applied: bool,  # was it?
-    pictures: int,  # of the step, of all processes
+    pictures: int,  # of the step, of all processes, with a valid pixel
+    left_out: int = 0,  # those without one
 ):
-    "Add a step to the sums."
+    "Add a step to the sums; one that had nothing to learn from was neither good nor bad."
     part = state.part
     part.step += 1
     state.steps += 1
+    part.left_out += left_out
+    if not pictures: return
     part.nonfinite += not math.isfinite(loss)
     if applied:
         part.total += loss*pictures
