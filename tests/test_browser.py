@@ -678,10 +678,13 @@ def upload_all(page, work, sent: list):
     assert max(sent) < 10*2**20
 
 
+PREDICTOR = '''from synthdepth.inspector import PredictPanel
+
+PredictPanel({'bright': lambda rgb: 1 + rgb.mean(1)})'''
+
+
 def test_large_photographs_arrive_in_jupyterlab(browser, lab, work):
-    cell = ("from synthdepth.inspector import PredictPanel\n"
-            "PredictPanel({'bright': lambda rgb: 1 + rgb.mean(1)})")
-    write_notebook(work, cell, name='any.ipynb')
+    write_notebook(work, PREDICTOR, name='any.ipynb')
     page = browser.new_page(viewport=dict(width=1300, height=1100))
     sent = []
     page.on('websocket', lambda w: w.on('framesent', lambda data: sent.append(len(data))))

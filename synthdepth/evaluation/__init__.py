@@ -3,7 +3,8 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'prediction': ['PredictionError', 'predict'],
+    'prediction': ['PredictionError', 'predict', 'predict_captures'],
+    'matching': ['bare_parts', 'fitting_maps', 'index_maps', 'name_parts'],
     'scores': ['SentinelError', 'score_models', 'score_pictures', 'scores_table', 'write_rows'],
     'trivial': ['ConstantDepth', 'trivial_predictors'],
     'statistics': ['MIN_BOOTSTRAP_SCENES', 'bootstrap', 'combine_seeds', 'differences',

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ENTRY', 'MEMORY', 'SHARES', 'buffers_in', 'Recent', 'memory_share', 'check_corruption', 'Conditions', 'known_scores',
-           'as_model', 'is_stored', 'ask', 'known_camera', 'start_comparison', 'add_predictions', 'ScoredCaptures',
-           'Comparisons', 'make_comparison', 'change_conditions']
+           'as_model', 'made_elsewhere', 'ask', 'pair_maps', 'known_camera', 'start_comparison', 'add_predictions',
+           'ScoredCaptures', 'Comparisons', 'make_comparison', 'change_conditions']
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #71b04046
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #87d857fb
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ..camera import Intrinsics
 from ..data import Capture, preprocess
-from ..evaluation import CORRUPTIONS, predict
+from ..evaluation import CORRUPTIONS, bare_parts, fitting_maps, index_maps, name_parts
+from ..evaluation import named_model, predict_captures
 from .captures import list_captures, read_capture
 from .comparison import Comparison, add_prediction, noting_problems
 from .results import read_results
 from ..metrics import Protocol, get_protocol
-from ..models import load_model
 
 # %% ../../nbs/7_inspector/05_comparisons.ipynb #d8bfe998
 def buffers_in(
@@ -124,33 +124,54 @@ def known_scores(
         found |= stored.get((protocol, *conditions.alteration), {}).get(name, {})
     return found
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #8d608e2f
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #dfd9cbfa
 def as_model(
-    source: Callable | str | Path,  # a model, a registered name, the folder of a model or a run
+    source: Callable | str | Path,  # a model, a registered name, the folder of a model, run or maps
+    kind: str | None = None,        # of maps: metric, depth or disparity; None: as they state
+    scale: float | None = None,     # of maps: metres per stored number; None: as they state
 ) -> Callable:
     "The model, loaded where it is only named."
-    return load_model(source) if isinstance(source, (str, Path)) else source
+    return named_model(source, kind, scale)[1] if isinstance(source, (str, Path)) else source
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #58724754
-def is_stored(
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #e56327c0
+def made_elsewhere(
     model: Callable,  # as `as_model` gives it
 ) -> bool:
-    "Were its predictions made elsewhere, so that it knows captures alone?"
+    "Does it look its predictions up, so that it knows captures alone?"
     return hasattr(model, 'for_captures')
 
 
 def ask(
-    model: Callable,                    # as `as_model` gives it
-    rgb: Tensor,                        # (3,H,W) in [0,1], what it is shown
-    capture: Capture,                   # what is shown
-    alteration: tuple[str | None, int],  # of the picture, as in `Conditions`
-) -> Tensor:                            # (1,H,W) on the CPU
+    model: Callable,         # as `as_model` gives it
+    rgb: Tensor,             # (3,H,W) in [0,1], what it is shown
+    capture: Capture,        # what is shown
+    conditions: Conditions,  # under which it is shown
+) -> Tensor:                 # (1,H,W) on the CPU
     "What a model says about a capture. Raises ValueError where it cannot know."
-    if alteration[0] and is_stored(model):
-        raise ValueError(f'made elsewhere, from the picture as it is: a picture with '
-                         f'{alteration[0]} needs the network that predicted')
-    if is_stored(model): return model.for_captures([capture], tuple(rgb.shape[1:]))
-    return predict(model, rgb[None]).cpu()
+    corruption, _ = conditions.alteration
+    if corruption and made_elsewhere(model):
+        raise ValueError('made elsewhere, from the picture as it is: '
+                         f'a picture with {corruption} needs the network that predicted')
+    if str(capture.rgb) not in getattr(model, 'found', [str(capture.rgb)]):
+        raise ValueError(f'{model.folder} holds no map of this picture, or none that is its alone; '
+                         f'expected one called like {capture.rgb.name}')
+    centre = conditions.protocol.centre
+    return predict_captures(model, rgb[None], [capture], centre).cpu()
+
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #d36e4e9e
+def pair_maps(
+    model: Callable,              # as `as_model` gives it; only a folder of maps is changed
+    captures: Iterable[Capture],  # all that can be looked at
+):
+    "Finds the map of each capture that has one to itself."
+    if not hasattr(model, 'maps'): return
+    index, whole = index_maps(model.maps), {str(c.rgb): c for c in captures}
+    names = {rgb: bare_parts(name_parts(rgb))[-1] for rgb in whole}
+    times = Counter(names.values())
+    fits = {rgb: fitting_maps(c, index, times[names[rgb]] == 1) for rgb, c in whole.items()}
+    users = Counter(path for paths in fits.values() for path in paths)
+    model.found = {rgb: paths[0] for rgb, paths in fits.items()
+                   if len(paths) == 1 and users[paths[0]] == 1}
 
 # %% ../../nbs/7_inspector/05_comparisons.ipynb #b1bd8caf
 def known_camera(
@@ -176,7 +197,7 @@ def start_comparison(
         comparison.problems.append(said)
     return comparison
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #126c1354
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #ecc81d3d
 def add_predictions(
     comparison: Comparison,          # a capture, and what models make of it
     models: Mapping[str, Callable],  # name -> model
@@ -188,11 +209,11 @@ def add_predictions(
     "Adds what each model makes of the picture; asks only those that were not asked before."
     for name, model in models.items():
         with noting_problems(comparison, name):
-            if name not in raw: raw[name] = ask(model, rgb, capture, conditions.alteration)
+            if name not in raw: raw[name] = ask(model, rgb, capture, conditions)
             predicts = getattr(model, 'predicts', 'metric')
             add_prediction(comparison, name, raw[name], predicts, conditions.protocol)
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #23137b85
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #9100202a
 class ScoredCaptures:
     "A list of captures, the models to ask, and the scores under the present conditions."
     def __init__(self,
@@ -203,6 +224,8 @@ class ScoredCaptures:
     ):
         self.captures = list_captures(data)
         self.models = {name: as_model(model) for name, model in models.items()}
+        captures = [c for part in self.captures.parts.values() for c in part.captures]
+        for model in self.models.values(): pair_maps(model, captures)
         self.stored = read_results(results, self.captures)
         others = {name for by_model in self.stored.values() for name in by_model}
         self.names = [*self.models, *sorted(others - set(self.models))]  # all that have scores

@@ -7,7 +7,7 @@ __all__ = ['NO_CHOICES', 'THUMB_WIDTH', 'THUMB_BINS', 'setup_message', 'why_no_c
            'Encodings', 'encoding_key', 'capture_message', 'scenes_in_order', 'summarise_sample', 'thumbnail',
            'thumbs_message']
 
-# %% ../../nbs/7_inspector/09_messages.ipynb #4d7397c6
+# %% ../../nbs/7_inspector/09_messages.ipynb #33617621
 import base64
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from ..colour import colour_depth, fit_width, robust_limits
 from ..data import Sample, crop_centre
 from ..evaluation import CORRUPTIONS
 from .captures import read_capture, scene_positions
-from .comparisons import MEMORY, Recent, is_stored, memory_share
+from .comparisons import MEMORY, Recent, made_elsewhere, memory_share
 from .page import COLOUR_MAPS, ERROR_MAPS, LiveView, lookup_tables, to_png
 from .session import Found, Session, find
 from .transport import encode_comparison, encode_nothing
@@ -40,12 +40,12 @@ def setup_message(
                  still=view.still_class, figures=str(view.figures))
     return NO_CHOICES | about | choices
 
-# %% ../../nbs/7_inspector/09_messages.ipynb #c52c3040
+# %% ../../nbs/7_inspector/09_messages.ipynb #b8d9509f
 def why_no_corruption(
     models: dict[str, Callable],  # name -> model
 ) -> str:                         # '' where pictures can be corrupted
     "The reason why a corruption cannot be chosen."
-    if not models or not all(map(is_stored, models.values())): return ''
+    if not models or not all(map(made_elsewhere, models.values())): return ''
     return f'{", ".join(models)}: predicted elsewhere, so there is no network to show them to'
 
 # %% ../../nbs/7_inspector/09_messages.ipynb #39a4e397

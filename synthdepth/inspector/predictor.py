@@ -7,7 +7,7 @@ __all__ = ['LARGEST_PICTURE', 'NO_MODEL', 'open_picture', 'picture_of_array', 'r
            'describe_picture', 'PredictorPage', 'PictureView', 'PredictionJob', 'stage_message', 'start_job',
            'show_job', 'title_of', 'networks', 'PredictPanel']
 
-# %% ../../nbs/7_inspector/11_predictor.ipynb #777f100b
+# %% ../../nbs/7_inspector/11_predictor.ipynb #55f3257b
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ..colour import picture_to_rgb
 from ..evaluation import panel_page, predict
 from .comparison import Comparison, colour_limits, noting_problems
 from .comparison import picture_alone
-from .comparisons import as_model, is_stored
+from .comparisons import as_model, made_elsewhere
 from .messages import setup_message
 from .page import PARTS, LiveView, Page, alert, script, to_png
 from .transport import AnswerTable, answers, encode_comparison, encode_nothing
@@ -192,7 +192,7 @@ def title_of(
     "A file's name; 'picture' for what has none."
     return Path(picture).name if isinstance(picture, (str, Path)) else 'picture'
 
-# %% ../../nbs/7_inspector/11_predictor.ipynb #9cc018a3
+# %% ../../nbs/7_inspector/11_predictor.ipynb #590da4a4
 NO_MODEL = 'no model to predict with: give models={name: model}'
 
 
@@ -201,7 +201,7 @@ def networks(
 ) -> tuple[dict, str]:        # name -> model; and why others are not among them, '' where all are
     "The models that can be shown any picture."
     loaded = {name: as_model(model) for name, model in models.items()}
-    stored = [name for name, model in loaded.items() if is_stored(model)]
+    stored = [name for name, model in loaded.items() if made_elsewhere(model)]
     found = {name: model for name, model in loaded.items() if name not in stored}
     if not stored: return found, ''
     return found, f'{", ".join(stored)}: predicted elsewhere, so there is no network to ask here'
