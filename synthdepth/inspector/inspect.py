@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['INSPECTOR_CHOICES', 'PATIENCE', 'SPELL', 'view_limits', 'draw_comparison', 'metres_at', 'CaptureView',
-           'DescribedCapture', 'change_choices', 'send_capture', 'CaptureStepper', 'DepthInspector']
+           'DescribedCapture', 'change_choices', 'look_from', 'send_capture', 'CaptureStepper', 'DepthInspector']
 
-# %% ../../nbs/7_inspector/10_inspect.ipynb #61eacadc
+# %% ../../nbs/7_inspector/10_inspect.ipynb #d73b689d
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def metres_at(
     metres |= {name: depth[row, column] for name, depth in comparison.shown.items()}
     return {name: float(m) if np.isfinite(m) else None for name, m in metres.items()}
 
-# %% ../../nbs/7_inspector/10_inspect.ipynb #5affec57
+# %% ../../nbs/7_inspector/10_inspect.ipynb #ec791560
 class CaptureView(LiveView):
     "The capture at a session's position, in a picture, in words and in numbers."
     def __init__(self,
@@ -92,13 +93,6 @@ class CaptureView(LiveView):
         "What stands at this position, read now if nobody wanted it yet."
         if self._found is None: self._found = find(self.session, self.session.position)
         return self._found
-
-    def look(self,
-        position: int,  # in the order, from 1
-    ) -> Found:         # what the view has found already, where it is at this position
-        "What stands at a position."
-        here = position == self.session.position
-        return self.found if here else find(self.session, position)
 
     @property
     def comparison(self) -> Comparison | None: return self.found.comparison
@@ -156,14 +150,24 @@ def change_choices(
     choose(view.session, **{k: v for k, v in choices.items() if k in SESSION_CHOICES})
     view.view = view.view | {k: v for k, v in choices.items() if k in DEFAULT_VIEW}
 
-# %% ../../nbs/7_inspector/10_inspect.ipynb #259fe049
+# %% ../../nbs/7_inspector/10_inspect.ipynb #a8ba092a
+def look_from(
+    view: CaptureView,  # what is shown
+    position: int,      # in the order, from 1
+) -> Found:             # what the view has found already, where it is at this position
+    "What stands at a position."
+    here = position == view.session.position
+    return view.found if here else find(view.session, position)
+
+
 def send_capture(
     view: CaptureView,  # what is shown
     position: int,      # in the order, from 1
     now: bool = False,  # show it whatever position the page is at
 ):
     "Sends a capture to the page, or why there is none."
-    view.send(*capture_message(view.session, position, view.encodings, view.look, now))
+    look = partial(look_from, view)
+    view.send(*capture_message(view.session, position, view.encodings, look, now))
 
 # %% ../../nbs/7_inspector/10_inspect.ipynb #36042d15
 class CaptureStepper(DescribedCapture):
@@ -254,7 +258,7 @@ def _on_show(view: DepthInspector, message: dict, buffers: list):
     _on_at(view, message, buffers)
     send_capture(view, message['position'])
 
-# %% ../../nbs/7_inspector/10_inspect.ipynb #d7bcb495
+# %% ../../nbs/7_inspector/10_inspect.ipynb #89b7773a
 PATIENCE = .15  # seconds that a capture nobody has asked for may take
 
 
@@ -265,7 +269,8 @@ def _on_ahead(view: DepthInspector, message: dict, buffers: list):
     if message['version'] != session.version or not 0 < position <= len(session.order): return
     ready = encoding_key(session, position) in view.encodings.recent
     if not ready and session.comparisons.seconds > PATIENCE: return
-    message, buffers = capture_message(session, position, view.encodings, view.look)
+    look = partial(look_from, view)
+    message, buffers = capture_message(session, position, view.encodings, look)
     if message['width']: view.send(message, buffers)
 
 # %% ../../nbs/7_inspector/10_inspect.ipynb #c49cc9d8
