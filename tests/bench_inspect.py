@@ -154,8 +154,9 @@ def prepare_figures(root: Path):
     from synthdepth.models import create_model
     from synthdepth.scenes import render_dataset
     from synthdepth.training import RECIPES, finetune
-    render_dataset(root/'rooms', 'rooms', scenes=5, views=2, size=SIZE, seed=77, spp=64)
-    render_dataset(root/'abstract', 'abstract', scenes=30, views=3, size=(192, 256), seed=7, spp=8)
+    render_dataset(root/'rooms', 'rooms', scenes=6, views=1, size=SIZE, seed=77, spp=8)
+    abstract = dict(camera=(0., 1.55, 5.), size=(192, 256), seed=7, spp=8)
+    render_dataset(root/'abstract', 'published', scenes=16, views=2, **abstract)
     recipe = replace(RECIPES['corrected'], epochs=12, batch_size=8, lr=3e-4, patience=12)
     finetune(create_model('tiny'), root/'abstract', recipe, root/'run', 'tiny', progress='lines')
 
