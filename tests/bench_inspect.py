@@ -1,14 +1,21 @@
-"The inspector in a real browser: opening 3,000 captures, and from a key press to the picture."
+"""The inspector: opening 3,000 captures and stepping in a real browser, and memory at full HD.
+
+--memory: the memory alone, without a browser; --figures: writes figures/inspector/*.png anew.
+"""
+import gc
 import json
 import shutil
 import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from toy import write_synthdepth
 
+ROOT_FOLDER = Path(__file__).resolve().parents[1]
+FULL_HD, LOOKED_AT = (1080, 1920), 64
 SIZE, CAPTURES, STEPS = (480, 640), 3000, 20
 ROOT = "document.querySelector('.sd-root')"
 IMPORTS = '''import time
@@ -102,12 +109,119 @@ def measure(root: Path) -> tuple[float, dict[str, list]]:
     return opened, found
 
 
-if __name__ == '__main__':
-    if not shutil.which('chromium'):
-        sys.exit('no chromium here, so nothing was measured (Debian: apt-get install chromium)')
+def resident() -> float:
+    "Megabytes of this process in memory."
+    return int(Path('/proc/self/statm').read_text().split()[1])*4096/1e6
+
+
+def measure_memory(root: Path) -> tuple[float, float]:
+    "Megabytes that looking at 64 full-HD captures with two models adds, and those it accounts for."
+    from synthdepth.inspector import DepthInspector
+    few = write_synthdepth(root/'full_hd', scenes=8, views=8, size=FULL_HD)
+    models = {'near': lambda rgb: 2 + rgb.mean(1), 'far': lambda rgb: 6 + rgb.mean(1)}
+    inspector = DepthInspector(few, models)
+    inspector.send = lambda message, buffers=None: None
+    inspector.receive(None, dict(kind='ready'), [])
+    gc.collect()
+    start = resident()
+    for position in range(2, LOOKED_AT + 1):
+        inspector.receive(None, dict(kind='show', position=position), [])
+    gc.collect()
+    comparisons = inspector.comparisons
+    caches = inspector.encodings.recent, comparisons.raw, comparisons.recent
+    return resident() - start, sum(cache.bytes for cache in caches)/1e6
+
+
+def report_memory(root: Path):
+    from synthdepth.inspector.comparisons import MEMORY
+    added, held = measure_memory(root)
+    unbounded = 91.1*LOOKED_AT  # what version 0.1 kept of each: measured in the same way
+    print(f'{LOOKED_AT} full-HD captures, two models: {added:.0f} MB more in memory, {held:.0f} MB '
+          f'of them counted (bound {MEMORY} MB); {added/unbounded:.3f} of keeping all')
+
+
+# figures of the page
+
+FIGURES = ROOT_FOLDER/'figures'/'inspector'
+FIGURE_CELL = '''from synthdepth.inspector import DepthInspector, open_run
+DepthInspector('rooms', open_run('run')['models'])'''
+MONITOR_CELL = '''from synthdepth.inspector import TrainingMonitor
+TrainingMonitor('run')'''
+
+
+def prepare_figures(root: Path):
+    "Rooms nobody trained on, and a short fine-tune of tiny on abstract scenes."
+    from synthdepth.models import create_model
+    from synthdepth.scenes import render_dataset
+    from synthdepth.training import RECIPES, finetune
+    render_dataset(root/'rooms', 'rooms', scenes=6, views=1, size=SIZE, seed=77, spp=8)
+    abstract = dict(camera=(0., 1.55, 5.), size=(192, 256), seed=7, spp=8)
+    render_dataset(root/'abstract', 'published', scenes=16, views=2, **abstract)
+    recipe = replace(RECIPES['corrected'], epochs=12, batch_size=8, lr=3e-4, patience=12)
+    finetune(create_model('tiny'), root/'abstract', recipe, root/'run', 'tiny', progress='lines')
+
+
+def picture_of(page, name: str):
+    page.wait_for_timeout(500)
+    page.locator('.sd-root').screenshot(path=FIGURES/f'{name}.png')
+
+
+def draw_inspector(page, t):
+    "Side by side, as clouds, and the worst in fog."
+    t.point(page, 'pred:fine-tuned', 332, 297)
+    picture_of(page, 'side')
+    t.press(page, 'c')
+    page.wait_for_function("document.querySelector('.sd-root').dataset.points")
+    picture_of(page, 'cloud')
+    t.field(page, 'ink').select_option('error')
+    picture_of(page, 'cloud_error')
+    t.press(page, 's')
+    t.field(page, 'corruption').select_option('fog')
+    t.field(page, 'severity').select_option('4')
+    t.field(page, 'score').click()
+    t.wait_for(page, 'progress', 'it.hidden', timeout=300000)
+    t.field(page, 'sort').select_option('rmse')
+    t.wait_for(page, 'message', "it.textContent === ''")
+    page.mouse.move(5, 5)
+    picture_of(page, 'worst_in_fog')
+
+
+def draw_figures(root: Path):
+    import test_browser as t
+    from playwright.sync_api import sync_playwright
+    prepare_figures(root)
+    t.write_notebook(root, FIGURE_CELL)
+    t.write_notebook(root, MONITOR_CELL, name='monitor.ipynb')
+    with t.start_lab(root) as address, sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=t.CHROMIUM, args=t.ARGS)
+        page = chromium.new_page(viewport=dict(width=1500, height=1100))
+        page.set_default_timeout(60000)
+        t.run_cells(page, address)
+        draw_inspector(page, t)
+        page.close()
+        page = chromium.new_page(viewport=dict(width=1500, height=1100))
+        t.open_notebook(page, address.replace('look.ipynb', 'monitor.ipynb'))
+        page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_selector('.sd-root[data-epochs]', timeout=120000)
+        picture_of(page, 'training')
+        chromium.close()
+    print(*sorted(str(file.relative_to(ROOT_FOLDER)) for file in FIGURES.iterdir()), sep='\n')
+
+
+def main(asked: list[str]):
     with tempfile.TemporaryDirectory() as folder:
-        reading = read_all(write_large(Path(folder)))
-        opened, found = measure(Path(folder))
+        root = Path(folder)
+        if '--figures' not in asked: report_memory(root)
+        if '--memory' in asked: return
+        if not any(map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))):
+            sys.exit('no chromium here, so nothing was drawn (Debian: apt-get install chromium)')
+        if '--figures' in asked: draw_figures(root)
+        else: report_speed(root)
+
+
+def report_speed(root: Path):
+    reading = read_all(write_large(root))
+    opened, found = measure(root)
     print(f'{CAPTURES} captures: first picture {opened/1000:.2f} s after the cell was run '
           f'(target 2 s), {opened/1000/reading:.4f} of the {reading:.0f} s '
           'that reading all would take')
@@ -115,3 +229,6 @@ if __name__ == '__main__':
         median, worst = statistics.median(ms), sorted(ms)[int(.95*len(ms))]
         share = f'{median/150:.2f} of the target of 150 ms'
         print(f'step, {name}: median {median:.0f} ms, 95 % under {worst:.0f} ms ({share})')
+
+
+if __name__ == '__main__': main(sys.argv[1:])

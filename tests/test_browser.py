@@ -53,10 +53,10 @@ inspector = DepthInspector(data, {'near': near, 'far': far})
 inspector'''
 
 
-def write_notebook(root: Path, *cells: str):
+def write_notebook(root: Path, *cells: str, name: str = 'look.ipynb'):
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     nb.metadata.kernelspec = dict(name='python3', display_name='python3', language='python')
-    nbformat.write(nb, root/'look.ipynb')
+    nbformat.write(nb, root/name)
 
 
 def free_port():
@@ -564,9 +564,15 @@ def served(browser, work):
     port = free_port()
     run, figures = str(work/'run'), str(work/'figures')
     code = f'from synthdepth.inspector import serve; serve({run!r}, {port}, (), {figures!r})'
+    alien = work/'alien'/'kernels'/'python3'  # a kernel of somebody else, by the usual name
+    alien.mkdir(parents=True)
+    spec = dict(argv=['/nowhere/python', '{connection_file}'], display_name='x', language='python')
+    (alien/'kernel.json').write_text(json.dumps(spec))
+    environment = os.environ | dict(JUPYTER_DATA_DIR=str(work/'alien'))
     with open(work/'voila.log', 'w') as log:
         command = [sys.executable, '-c', code]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True,
+                                  env=environment)
     try:
         address = server.stdout.readline().strip()
         for _ in range(600):
@@ -577,7 +583,8 @@ def served(browser, work):
         else: pytest.fail(f'Voila did not start: {(work/"voila.log").read_text()[-800:]}')
         page = browser.new_page(viewport=dict(width=1300, height=1900))
         page.set_default_timeout(40000)
-        page.said, page.stranger, page.port = errors_of(page), stranger, port
+        page.said, page.stranger, page.port, page.sent = errors_of(page), stranger, port, []
+        page.on('websocket', lambda w: w.on('framesent', lambda data: page.sent.append(len(data))))
         page.goto(address, wait_until='commit')
         page.wait_for_selector('.sd-root[data-shown]', timeout=200000)
         yield page
@@ -614,3 +621,134 @@ def test_any_picture_is_predicted(served, work):
     assert re.search(r'original\s+\d+\.\d+', panel.locator('[data-name="readout"]').inner_text())
     panel.screenshot(path=SHOTS/'predict.png')
     assert served.said == []
+
+
+@contextmanager
+def notebook_open(browser, lab, work, name, *cells):
+    "Another notebook in the same JupyterLab, run; what the page sends is kept."
+    write_notebook(work, *cells, name=f'{name}.ipynb')
+    page = browser.new_page(viewport=dict(width=1300, height=1100))
+    page.set_default_timeout(40000)
+    page.said, page.sent = errors_of(page), []
+    page.on('websocket', lambda w: w.on('framesent', lambda data: page.sent.append(len(data))))
+    try:
+        run_cells(page, lab.replace('look.ipynb', f'{name}.ipynb'))
+        yield page
+    finally: page.close()
+
+
+PHOTOGRAPHS = {  # all larger than what a server of notebooks lets through
+    'photo.jpg': ((3000, 4000, 3), np.uint8, dict(quality=100)),
+    'deep.png': ((2600, 2600), np.uint16, dict(compress_level=1)),
+    'scan.tif': ((2000, 2100, 3), np.uint8, {}),
+}
+
+
+def write_photographs(work: Path) -> dict[str, np.ndarray]:
+    "Noise below a ramp, so that nothing makes the files small; the ramp at 1024 pixels."
+    rng, ramps = np.random.default_rng(0), {}
+    for name, (shape, kind, options) in PHOTOGRAPHS.items():
+        top = np.iinfo(kind).max
+        ramp = np.linspace(.1, .9, shape[1]).reshape(1, -1, *[1]*(len(shape) - 2))
+        noisy = ramp*top + rng.uniform(-.1, .1, shape)*top
+        Image.fromarray(noisy.astype(kind)).save(work/name, **options)
+        assert (work/name).stat().st_size > 10*2**20, name
+        ramps[name] = np.linspace(.1, .9, 1024)
+    return ramps
+
+
+def upload_all(page, work, sent: list):
+    "Chooses each photograph; it arrives with its colours, in messages of 10 MB at most."
+    panel = page.locator('.sd-root:has([data-name="file"])')
+    for name, ramp in write_photographs(work).items():
+        panel.locator('[data-name="file"]').set_input_files(work/name)
+        page.wait_for_function("""name => [...document.querySelectorAll('.sd-root')].some((r) =>
+            r.inspector?.shot?.title === name && r.inspector.shot.preds.length)""", arg=name,
+                               timeout=90000)
+        columns, message = page.evaluate("""() => {
+          const it = [...document.querySelectorAll('.sd-root')].map((r) => r.inspector)
+            .find((i) => i?.shot?.upload);
+          const { rgb, width, height } = it.shot, found = new Array(width).fill(0);
+          for (let v = 0; v < height; v++)
+            for (let u = 0; u < width; u++) found[u] += rgb[3*(v*width + u)]/255/height;
+          return [found, it.$('message').textContent];
+        }""")
+        assert message == '' and len(columns) == 1024, name
+        assert np.abs(np.array(columns) - ramp).max() < .03, name
+    assert max(sent) < 10*2**20
+
+
+PREDICTOR = '''from synthdepth.inspector import PredictPanel
+
+PredictPanel({'bright': lambda rgb: 1 + rgb.mean(1)})'''
+
+
+def test_large_photographs_arrive_in_jupyterlab(browser, lab, work):
+    write_notebook(work, PREDICTOR, name='any.ipynb')
+    page = browser.new_page(viewport=dict(width=1300, height=1100))
+    sent = []
+    page.on('websocket', lambda w: w.on('framesent', lambda data: sent.append(len(data))))
+    said = errors_of(page)
+    open_notebook(page, lab.replace('look.ipynb', 'any.ipynb'))
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_selector('.sd-root [data-name="file"]', timeout=120000)
+    upload_all(page, work, sent)
+    big = page.evaluate("""() => {
+      const it = document.querySelector('.sd-root').inspector;
+      it.predict({ title: 'huge.tif' }, new Blob([new ArrayBuffer(LARGEST_PLUS)]));
+      return it.$('message').textContent;
+    }""".replace('LARGEST_PLUS', str(2**28 + 1)))
+    assert 'huge.tif: 268 MB are too large to send: at most 268 MB' in big
+    assert said == []
+    page.close()
+
+
+def test_large_photographs_arrive_at_the_served_page(served, work):
+    upload_all(served, work, served.sent)
+    assert served.said == []
+
+
+ODD = '''from pathlib import Path
+import torch
+from synthdepth.inspector import DepthInspector
+
+class Elsewhere:
+    predicts = 'metric'
+    def for_captures(self, captures, size, centre): return torch.full((len(captures), *size), 2.)
+
+parts = {p.name: p for p in sorted(Path('odd').iterdir())}
+DepthInspector(parts, {'theirs': Elsewhere()}, figures='odd figures #%/{1}')'''
+
+
+def test_sizes_names_and_broken_files_beside_each_other(browser, lab, work):
+    sizes = {'a wide=1': (96, 320), 'b tall {ü}': (320, 96), 'c #% square': (128, 128)}
+    for name, size in sizes.items():
+        write_synthdepth(work/'odd'/name, scenes=1, views=1, size=size, preset=name)
+    broken = open_data(work/'odd'/'b tall {ü}').captures[0].rgb
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:len(whole)//2])
+    with notebook_open(browser, lab, work, 'odd', ODD) as page:
+        assert 'theirs: predicted elsewhere' in field(page, 'no-corruption').inner_text()
+        for position, size in enumerate(sizes.values(), 1):
+            if position > 1: press(page, 'ArrowRight')
+            shown(page, position)
+            if position == 2:
+                assert 'not a whole picture' in field(page, 'message').inner_text()
+                continue
+            assert field(page, 'message').inner_text() == ''
+            h, w = pixels(page, 'truth').shape[:2]
+            assert w/h == pytest.approx(size[1]/size[0], rel=.03)
+            page.wait_for_selector("canvas[data-key='pred:theirs']")
+        field(page, 'png').click()
+        wait_for(page, 'message', "it.textContent.includes('saved')")
+        saved, = (work/'odd figures #%'/'{1}').iterdir()
+        assert saved.name == 'c_#%_square-0-00000_view_0_(c_#%_square)_side.png'
+        press(page, 'o')
+        page.wait_for_function("document.querySelectorAll('.sd-thumb').length === 3")
+        assert 'not a whole picture' in page.locator('.sd-thumb').nth(1).inner_text()
+        press(page, 's')
+        broken.write_bytes(whole)
+        press(page, 'ArrowLeft')
+        page.wait_for_function(f'() => {ROOT}.inspector.shot?.width === 96')
+        assert field(page, 'message').inner_text() == ''
+        assert page.said == []

@@ -1,9 +1,12 @@
 import base64
+import inspect
 import json
 import os
 import platform
 import re
+import socket
 import subprocess
+import sys
 import time
 from dataclasses import asdict
 from io import BytesIO
@@ -25,6 +28,11 @@ from synthdepth.inspector import COLOUR_MAPS, PAGE_LAYOUTS, Comparisons, DepthIn
 from synthdepth.inspector import PredictPanel, TrainingMonitor, change_conditions, colour_limits
 from synthdepth.inspector import decode_depth, has_frontend, open_run, predict_picture
 from synthdepth.inspector import show_folder, write_page
+from synthdepth.inspector.comparisons import ENTRY, SHARES
+from synthdepth.inspector.folders import model_titles
+from synthdepth.inspector.listening import PortError, listen, own_kernels
+from synthdepth.inspector.server import serve, server_environment
+from synthdepth.inspector.transport import LARGEST, PIECE
 from synthdepth.metrics import METRICS
 from synthdepth.models import create_model
 from synthdepth.training import RECIPES, make_splits
@@ -81,11 +89,60 @@ def test_nothing_is_read_before_it_is_looked_at(data, monkeypatch):
 
 def test_predictions_are_cached_and_bounded(data):
     calls = []
-    looks = Comparisons(data, {'m': lambda rgb: calls.append(1) or near(rgb)}, keep=2)
+    each = 48*64*4 + ENTRY  # bytes of one prediction
+    memory = 2.5*each/1e6/SHARES['predictions']
+    looks = Comparisons(data, {'m': lambda rgb: calls.append(1) or near(rgb)}, memory=memory)
     for i in (0, 1, 0, 2, 0): looks[i]
     assert len(calls) == 3
     looks[1]
-    assert len(calls) == 4 and len(looks.recent) == 2 and sorted(looks.scores['m']) == [0, 1, 2]
+    assert len(calls) == 4 and len(looks.raw) == 2 and sorted(looks.scores['m']) == [0, 1, 2]
+
+
+def held(view) -> int:
+    "Bytes of everything that a view keeps, wherever it is."
+    seen, found, todo = set(), 0, [vars(view)]
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, (str, type, torch.nn.Module)): continue
+        seen.add(id(thing))
+        if isinstance(thing, np.ndarray): found += thing.nbytes if thing.base is None else 0
+        elif isinstance(thing, torch.Tensor): found += thing.nbytes
+        elif isinstance(thing, (bytes, memoryview)): found += memoryview(thing).nbytes
+        elif isinstance(thing, dict): todo += [*thing.keys(), *thing.values()]
+        elif isinstance(thing, (list, tuple, set)): todo += thing
+        elif hasattr(thing, '__dict__'): todo.append(vars(thing))
+    return found
+
+
+@pytest.mark.parametrize('size', [(48, 64), (480, 640)])
+def test_memory_is_bounded_by_bytes_whatever_the_size(tmp_path, size):
+    data = open_data(write_synthdepth(tmp_path/'d', scenes=6, views=2, size=size))
+    pixels = size[0]*size[1]
+    memory = 8*17*pixels/1e6  # about eight captures of 17 bytes a pixel
+    page = Page(DepthInspector(data, {'near': near, 'far': far}, memory=memory))
+    view = page.shown
+    for position in range(1, 13): page.ask(kind='show', position=position)
+    page.got.clear()
+    caches = view.encodings.recent, view.comparisons.raw, view.comparisons.recent
+    assert all(0 < len(cache) < 12 for cache in caches[:2])
+    assert sum(cache.bytes for cache in caches) <= 1e6*memory
+    kept = held(view) - held(data)
+    assert kept <= 1e6*memory + 22*pixels, (kept/pixels, memory*1e6/pixels)
+    with pytest.raises(ValueError, match='memory is -1, expected megabytes'):
+        DepthInspector(data, memory=-1)
+
+
+def test_what_the_memory_holds_is_not_computed_again(tmp_path):
+    calls = []
+    data = open_data(write_synthdepth(tmp_path/'d', scenes=4, views=2))
+    page = Page(DepthInspector(data, {'m': lambda rgb: calls.append(1) or near(rgb)}))
+    for _ in range(2):
+        for position in range(1, 9): page.ask(kind='show', position=position)
+    assert len(calls) == 8
+    for protocol in ('median', 'metric'): page.shown.choose(protocol=protocol)
+    nothing = Page(DepthInspector(data, {'m': lambda rgb: calls.append(1) or near(rgb)}, memory=0))
+    nothing.ask(kind='show', position=2).ask(kind='show', position=1)
+    assert len(calls) == 8 + 3 and nothing.last('capture')[0]['position'] == 1
 
 
 @pytest.mark.parametrize('cmap', COLOUR_MAPS)
@@ -310,7 +367,7 @@ def test_models_may_be_named(data, tmp_path):
     models = dict(named='tiny', saved=tmp_path/'run'/'model', run=str(tmp_path/'run'))
     scores = DepthInspector(data, models).comparison.scores
     assert scores['named'] == scores['saved'] == scores['run']
-    with pytest.raises(FileNotFoundError, match='no model'): DepthInspector(data, dict(wrong='gpt'))
+    with pytest.raises(ValueError, match='no model'): DepthInspector(data, dict(wrong='gpt'))
 
 
 def test_a_run_is_opened_with_its_splits_models_and_rows(data, tmp_path):
@@ -338,11 +395,11 @@ def test_a_run_is_opened_with_its_splits_models_and_rows(data, tmp_path):
 
 def test_what_a_folder_holds_is_shown_or_the_reason_said(data, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr('synthdepth.inspector.server.display', shown.append)
+    monkeypatch.setattr('synthdepth.inspector.folders.display', shown.append)
     show_folder(data.root, ['tiny', tmp_path/'nothing'])
     kinds = [type(x).__name__ for x in shown]
     assert kinds == ['HTML', 'DepthInspector', 'HTML', 'HTML', 'PredictPanel']
-    assert 'nothing: FileNotFoundError' in shown[2].data
+    assert 'nothing: UnknownModel' in shown[2].data
     shown.clear()
     show_folder(tmp_path)
     assert len(shown) == 1 and 'cannot be shown: DataError' in shown[0].data
@@ -395,6 +452,88 @@ def test_any_picture_can_be_predicted(data, tmp_path):
     assert 'x.txt: this is no picture' in page.last('capture')[0]['problems'][0]
 
 
+def stored_as(pixels: np.ndarray, form: str, **options) -> bytes:
+    "The bytes of a file."
+    file = BytesIO()
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+GRAYS = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1))
+KINDS = {  # the same picture in every form
+    '8-bit gray': stored_as(GRAYS, 'PNG'),
+    '16-bit gray': stored_as(GRAYS.astype(np.uint16)*257, 'PNG'),
+    '16-bit gray TIFF': stored_as(GRAYS.astype(np.uint16)*257, 'TIFF'),
+    'float TIFF': stored_as(GRAYS/np.float32(255), 'TIFF'),
+    'gray with alpha': stored_as(Image.fromarray(GRAYS).convert('LA'), 'PNG'),
+    'palette': stored_as(Image.fromarray(GRAYS).convert('P'), 'PNG'),
+    'RGBA': stored_as(Image.fromarray(GRAYS).convert('RGBA'), 'PNG'),
+    'CMYK TIFF': stored_as(Image.fromarray(GRAYS).convert('RGB').convert('CMYK'), 'TIFF'),
+}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_picture_of_any_kind_is_shown_and_predicted_as_what_it_is(kind):
+    seen = []
+    page = Page(PredictPanel({'near': lambda rgb: seen.append(rgb) or near(rgb)}))
+    page.ask(KINDS[kind], kind='predict', models=['near'], title=kind).ask(kind='go')
+    message, buffers = page.last('capture')
+    assert message['problems'] == []
+    shown = np.frombuffer(buffers[0], np.uint8).reshape(48, 64, 3)
+    np.testing.assert_allclose(shown, np.repeat(GRAYS[..., None], 3, 2), atol=1)
+    np.testing.assert_allclose(seen[0][0, 0], GRAYS/255, atol=.005)
+
+
+@pytest.mark.parametrize('content, found', [
+    (b'', 'found no bytes'), (b'plain words', "begin with 'plain words'"),
+    (b'\x93NUMPY\x01\x00', 'NUMPY'), (KINDS['RGBA'][:120], 'truncated')])
+def test_what_is_no_picture_is_refused_in_words(content, found):
+    page = Page(PredictPanel({'near': near}))
+    page.ask(content, kind='predict', models=['near'], title='x.png')
+    said, = page.last('capture')[0]['problems']
+    assert said.startswith('x.png: ') and found in said
+
+
+def sent_in_pieces(page, content: bytes, **message):
+    about = dict(name='a', bytes=len(content))
+    parts = [content[i:i + PIECE] for i in range(0, len(content), PIECE)]
+    for part in parts[:-1]: page.ask(part, kind='piece', **about)
+    return page.ask(parts[-1], **message, **about)
+
+
+def test_a_large_photograph_arrives_in_pieces_below_the_limit_of_any_server(tmp_path):
+    rng = np.random.default_rng(0)
+    photograph = rng.integers(0, 255, (1700, 2300, 3), dtype=np.uint8)
+    content = stored_as(photograph, 'PNG')
+    assert len(content) > 10*2**20 > PIECE
+    page = Page(PredictPanel({'near': near}, figures=tmp_path))
+    sent_in_pieces(page, content, kind='predict', models=['near'], title='large.png').ask(kind='go')
+    message, _ = page.last('capture')
+    assert message['problems'] == [] and message['width'] == 1024
+    assert held(page.shown) < 30e6  # neither the file nor the photograph is kept
+    sent_in_pieces(page, content, kind='save', format='png', title='x', layout='side')
+    assert (tmp_path/'x_side.png').read_bytes() == content
+    page.ask(content[:9], kind='piece', name='b', bytes=LARGEST + 1)
+    assert 'found 268 MB, expected at most 268 MB' in page.last('said')[0]['text']
+    page.ask(b'end', kind='predict', models=['near'], title='x.png', name='c', bytes=99)
+    assert '3 of 99 bytes arrived' in page.last('said')[0]['text']
+
+
+def test_neither_pictures_nor_a_training_pile_up(tmp_path):
+    panel = PredictPanel({'near': near})
+    for _ in range(3): panel.predict(np.zeros((2000, 1000, 3), np.uint8))
+    once = held(panel)
+    for _ in range(5): panel.predict(np.zeros((2000, 1000, 3), np.uint8))
+    assert held(panel) == once < 30*1024*512
+    (tmp_path/'log.csv').write_text('epoch,train_loss\n' + ''.join(f'{i},1\n' for i in range(999)))
+    monitor = TrainingMonitor(tmp_path)
+    page = Page(monitor)
+    for _ in range(3): page.ask(kind='poll', stamp='')
+    page.got.clear()
+    assert held(monitor) < 1000
+
+
 def test_a_picture_is_seen_as_the_phone_was_held():
     file, exif = BytesIO(), Image.Exif()
     exif[274] = 6  # turned by a quarter
@@ -435,29 +574,79 @@ def test_served_page_has_a_token_of_its_own(tmp_path):
     assert '127.0.0.1' in (tmp_path/'voila.json').read_text()
 
 
-def test_served_page_runs_code_that_exists(tmp_path):
-    notebook, _ = write_page(tmp_path, tmp_path/'data', ['tiny'], tmp_path/'figures')
+@pytest.mark.parametrize('name', ['toy', 'lr=0.1', 'run{1}', 'ü#%', "it's", 'a b', '{folder}'])
+def test_served_page_runs_code_that_exists(tmp_path, name):
+    root, asked = tmp_path/name, []
+    (root/'model').mkdir(parents=True)
+    about = dict(data=root/'moved', memory=64, kind='disparity')
+    notebook, _ = write_page(tmp_path, root, ['tiny', root/'model'], root/'figures', **about)
     cell = nbformat.read(notebook, 4).cells[0].source
     line, call = cell.splitlines()
     namespace = {}
     exec(line, namespace)
-    namespace['show_folder'] = lambda *arguments: arguments
-    expected = str(tmp_path/'data'), ['tiny'], str(tmp_path/'figures')
-    assert eval(call, namespace) == expected
+    signature = inspect.signature(namespace['show_folder'])
+    def show(*given, **options): asked.append(signature.bind(*given, **options).arguments)
+    namespace['show_folder'] = show
+    eval(call, namespace)
+    expected = dict(folder=str(root), models=['tiny', str(root/'model')], memory=64,
+                    figures=str(root/'figures'), data=str(root/'moved'), kind='disparity')
+    assert asked == [expected]
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_printed(data, capfd):
+    with socket.socket() as stranger:
+        stranger.bind(('127.0.0.1', 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        with pytest.raises(PortError, match=f'port {port} .*another process listens there'):
+            serve(data.root, port)
+        stranger.settimeout(.2)
+        with pytest.raises(TimeoutError): stranger.accept()  # nobody went there
+    assert 'token' not in str(capfd.readouterr())
+    with pytest.raises(PortError, match='cannot listen on port 70000'): serve(data.root, 70000)
+    with listen(0) as one, listen(0) as other:
+        assert one.getsockname()[1] != other.getsockname()[1]
+        assert one.getsockname()[0] == '127.0.0.1'
+
+
+def test_the_page_runs_in_this_interpreter_whatever_python3_is(tmp_path, monkeypatch):
+    from jupyter_client.kernelspec import KernelSpecManager
+    home, work = tmp_path/'home', tmp_path/'work'
+    work.mkdir()
+    (home/'kernels'/'python3').mkdir(parents=True)
+    spec = dict(argv=['/nowhere/python', '{connection_file}'], display_name='x', language='python')
+    (home/'kernels'/'python3'/'kernel.json').write_text(json.dumps(spec))
+    for name in ('JUPYTER_DATA_DIR', 'JUPYTER_CONFIG_DIR', 'JUPYTER_PATH'):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.delenv('OMP_WAIT_POLICY', raising=False)
+    assert KernelSpecManager().get_kernel_spec('python3').argv[0] == '/nowhere/python'
+    notebook, _ = write_page(work, tmp_path)
+    environment = server_environment(work)
+    assert environment['OMP_WAIT_POLICY'] == 'passive' and int(environment['OMP_NUM_THREADS']) > 0
+    assert environment['JUPYTER_CONFIG_DIR'] == str(work)  # no setting of theirs opens the page
+    name = nbformat.read(notebook, 4).metadata.kernelspec.name
+    assert own_kernels()().get_kernel_spec(name).argv[0] == sys.executable
+
+
+def test_models_of_one_name_are_told_apart(tmp_path):
+    folders = [tmp_path/'lr=0.1'/'pred', tmp_path/'lr=0.01'/'pred', tmp_path/'other'/'model']
+    for folder in folders: folder.mkdir(parents=True)
+    titles = model_titles(['tiny', *folders, folders[0]])
+    assert list(titles.values()) == ['tiny', 'lr=0.1/pred', 'lr=0.01/pred', 'other']
 
 
 @pytest.mark.parametrize('view', [DepthInspector, PredictPanel, TrainingMonitor])
 def test_every_message_of_the_page_has_an_answer(view):
-    sent = set(re.findall(r'\.send\(\s*\{\s*kind: "(\w+)"', view.page_class._esm))
+    sent = set(re.findall(r'\.send(?:Large)?\(\s*\{\s*kind: "(\w+)"', view.page_class._esm))
     assert {'ready', 'show', 'save'} <= sent
-    own = {DepthInspector: sent, PredictPanel: {'ready', 'predict', 'go', 'save'},
+    own = {DepthInspector: sent, PredictPanel: {'ready', 'predict', 'go', 'save', 'piece'},
            TrainingMonitor: {'poll'}}
     assert own[view] <= sent and own[view] <= set(view.answer_table)
 
 
 def test_views_do_not_answer_for_each_other():
     tables = DepthInspector.answer_table, PredictPanel.answer_table, TrainingMonitor.answer_table
-    assert set(tables[0]) & set(tables[1]) == {'ready', 'save'}
+    assert set(tables[0]) & set(tables[1]) == {'ready', 'save', 'piece'}
     assert tables[0]['ready'] is not tables[1]['ready'] and set(tables[2]) == {'poll'}
 
 
@@ -525,6 +714,100 @@ def test_the_prediction_shown_is_the_one_scored(data):
 def test_published_protocol_fits_its_size(data):
     look = Comparisons(data, {'near': near}, protocol='published')[0]
     assert look.depth.shape == (256, 256) and (look.shown['near'] == 10).all()
+
+
+class Elsewhere:
+    "Stands in for maps that another program predicted."
+    predicts, name = 'metric', 'elsewhere'
+    def for_captures(self, captures, size, centre): return torch.full((len(captures), *size), 2.)
+
+
+def test_predictions_made_elsewhere_are_a_model_and_say_what_they_cannot(data):
+    inspector = DepthInspector(data, {'theirs': Elsewhere(), 'near': near})
+    page = Page(inspector)
+    assert list(inspector.comparison.scores) == ['theirs', 'near'] and inspector.message == ''
+    assert (inspector.comparison.shown['theirs'] == 2).all()
+    assert page.last('setup')[0]['no_corruption'] == ''
+    inspector.choose(corruption='fog')
+    assert list(inspector.comparison.scores) == ['near']
+    assert 'theirs: ValueError: made elsewhere' in inspector.comparison.problems[0]
+    alone = Page(DepthInspector(data, {'theirs': Elsewhere()})).last('setup')[0]
+    assert 'theirs: predicted elsewhere' in alone['no_corruption']
+    panel = PredictPanel({'theirs': Elsewhere(), 'near': near})
+    setup = Page(panel).last('setup')[0]
+    assert setup['models'] == ['near'] and 'theirs: predicted elsewhere' in setup['without']
+    alone = PredictPanel({'theirs': Elsewhere()})
+    assert 'theirs: predicted elsewhere' in alone.description
+
+
+@pytest.mark.parametrize('protocol', ['metric', 'published', 'nyu_fastdepth'])
+def test_a_folder_of_maps_is_looked_at_as_the_model_that_wrote_it(tmp_path, protocol):
+    parts = {name: open_data(write_synthdepth(tmp_path/name, scenes=1, views=2, size=size,
+                                              preset=name))
+             for name, size in dict(wide=(48, 96), tall=(96, 48)).items()}
+    maps = tmp_path/'lr=0.1 {ü}#%'
+    for name, part in parts.items():
+        (maps/name).mkdir(parents=True)
+        for capture, sample in zip(part.captures, part):
+            depth = 2 + sample.rgb.astype(np.float32).mean(2)/255
+            np.save(maps/name/f'{capture.rgb.stem}.npy', depth)
+    with pytest.raises(ValueError, match='nothing is stated'): DepthInspector(parts, dict(x=maps))
+    (maps/'predictions.json').write_text('{"predicts": "metric"}')
+    inspector = DepthInspector(parts, {'near': near, 'theirs': maps}, protocol=protocol)
+    inspector.score_all()
+    assert inspector.message == '' and not inspector.comparison.problems
+    scores = inspector.comparisons.scores
+    tolerance = 1e-4 if protocol == 'metric' else .02
+    for i in range(4): assert scores['theirs'][i] == pytest.approx(scores['near'][i], rel=tolerance)
+    (maps/'wide'/'rgb_00000.npy').unlink()  # that of the other scene is not taken for it
+    inspector = DepthInspector(parts, {'theirs': maps})
+    assert 'holds no map of this picture' in inspector.message
+    assert inspector.step().comparison.scores['theirs']
+
+
+def test_a_run_whose_data_have_moved_is_opened_with_the_data_given(tmp_path, monkeypatch):
+    recipe, old = asdict(RECIPES['corrected']), tmp_path/'cluster'
+    asked = dict(recipe=recipe, model='tiny', weights='tiny')
+    asked |= dict(data=dict.fromkeys(('train', 'valid', 'test'), str(old)))
+    run, here = tmp_path/'run {1}', write_synthdepth(tmp_path/'lr=0.1 #%ü', scenes=6, views=2)
+    run.mkdir()
+    (run/'run.json').write_text(json.dumps(dict(asked=asked)))
+    with pytest.raises(FileNotFoundError, match='cluster; say where they are now'): open_run(run)
+    splits = make_splits(open_data(here), RECIPES['corrected'])
+    found = open_run(run, here)['data']
+    assert {k: v.captures for k, v in found.items()} == {k: v.captures for k, v in splits.items()}
+    shown = []
+    monkeypatch.setattr('synthdepth.inspector.folders.display', shown.append)
+    show_folder(run)
+    kinds = [type(x).__name__ for x in shown]
+    assert kinds == ['HTML', 'TrainingMonitor', 'HTML', 'HTML', 'PredictPanel']
+    assert 'say where they are now' in shown[2].data
+    shown.clear()
+    show_folder(run, data=here)
+    assert 'DepthInspector' in [type(x).__name__ for x in shown]
+    parts = {name: str(old/name) for name in ('train', 'valid', 'test')}
+    (run/'run.json').write_text(json.dumps(dict(asked=asked | dict(data=parts))))
+    assert len(open_run(run, here)['data']) == 12
+    for name in parts: write_synthdepth(tmp_path/'new'/name, scenes=1, views=1)
+    assert open_run(run, tmp_path/'new')['data'] == {k: tmp_path/'new'/k for k in parts}
+
+
+def test_captures_of_several_sizes_are_leafed_through(tmp_path):
+    parts = {name: write_synthdepth(tmp_path/name, scenes=1, views=2, size=size)
+             for name, size in dict(wide=(48, 160), tall=(160, 48), square=(64, 64)).items()}
+    page = Page(DepthInspector(parts, {'near': near}))
+    inspector, sizes = page.shown, []
+    for position in range(1, 7):
+        message, buffers = page.ask(kind='show', position=position).last('capture')
+        sizes.append((message['height'], message['width']))
+        assert message['problems'] == [] and message['scores']['near']['rmse'] > 0
+        assert len(buffers[0]) == 3*message['height']*message['width']
+        assert len(pixels(inspector)) > 0
+    assert sizes == [(48, 160)]*2 + [(160, 48)]*2 + [(64, 64)]*2
+    scenes = page.ask(kind='thumbs', **{'from': 0}).last('thumbs')[0]['scenes']
+    assert [scene['captures'] for scene in scenes] == [6]
+    inspector.score_all()
+    assert inspector.message == '' and len(inspector.comparisons.scores['near']) == 6
 
 
 def broken(tmp_path, what):

@@ -4,7 +4,8 @@ import lazy_loader
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'prediction': ['PredictionError', 'predict', 'predict_captures'],
-    'matching': ['MatchError', 'find_maps', 'match_maps'],
+    'matching': ['MatchError', 'bare_parts', 'find_maps', 'fitting_maps', 'index_maps',
+        'match_maps', 'name_parts'],
     'stored_predictions': ['StoredError', 'StoredPredictions'],
     'scores': ['SentinelError', 'score_models', 'score_pictures', 'scores_table', 'write_rows'],
     'trivial': ['ConstantDepth', 'NothingToScore', 'trivial_predictors'],

@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'inspect': ['DepthInspector'],
     'predictor': ['PredictPanel', 'predict_picture'],
     'monitor': ['TrainingMonitor'],
-    'server': ['open_run', 'serve', 'show_folder', 'write_page'],
+    'folders': ['open_run', 'show_folder'],
+    'server': ['serve', 'write_page'],
 })

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['COLOUR_MAPS', 'ERROR_MAPS', 'PAGE_LAYOUTS', 'DEPTH_SCALES', 'DEFAULT_VIEW', 'OFFERED', 'STATIC', 'PARTS',
-           'lookup_tables', 'check_view', 'script', 'Page', 'has_frontend', 'to_png', 'alert', 'StillPicture',
-           'LiveView', 'display_view', 'figure_name', 'save_figure']
+           'LONGEST_NAME', 'lookup_tables', 'check_view', 'script', 'Page', 'has_frontend', 'to_png', 'alert',
+           'StillPicture', 'LiveView', 'display_view', 'figure_name', 'save_figure']
 
-# %% ../../nbs/7_inspector/08_page.ipynb #018a6e8c
+# %% ../../nbs/7_inspector/08_page.ipynb #29f78be4
 import base64
+import hashlib
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from PIL import Image
 
 from ..colour import NO_DEPTH
 from ..files import WriteError, whole
-from .transport import AnswerTable, answer, answers
+from .transport import LARGEST, PIECE, AnswerTable, Pieces, answer, answers
 
 # %% ../../nbs/7_inspector/08_page.ipynb #f155126a
 COLOUR_MAPS = ('viridis', 'cividis', 'magma', 'inferno', 'gray')
@@ -72,7 +73,7 @@ def check_view(
             known = ', '.join(offered)
             raise ValueError(f'{name} is {choices[name]!r}, expected one of {known}')
 
-# %% ../../nbs/7_inspector/08_page.ipynb #87ba240f
+# %% ../../nbs/7_inspector/08_page.ipynb #5b2115ed
 STATIC = Path(str(files('synthdepth.inspector')))/'static'
 PARTS = ('colour', 'cloud', 'panels', 'summary', 'controls', 'inspector')  # in this order
 
@@ -90,7 +91,9 @@ function render({{ model, el }}) {{
 }}
 export default {{ render }};
 '''
-    return '\n'.join([f'const NO_DEPTH = {json.dumps(NO_DEPTH)};', *texts, render])
+    known = dict(NO_DEPTH=NO_DEPTH, PIECE=PIECE, LARGEST=LARGEST)
+    constants = [f'const {name} = {json.dumps(value)};' for name, value in known.items()]
+    return '\n'.join([*constants, *texts, render])
 
 # %% ../../nbs/7_inspector/08_page.ipynb #cafe578b
 class Page(anywidget.AnyWidget):
@@ -135,7 +138,7 @@ class StillPicture:
         png, words = base64.b64encode(self.picture).decode(), self.description
         return {'image/png': png, 'text/plain': words}, {'image/png': {'alt': words}}
 
-# %% ../../nbs/7_inspector/08_page.ipynb #livev001
+# %% ../../nbs/7_inspector/08_page.ipynb #b8eae8a6
 class LiveView(StillPicture):
     "What is shown as a page where somebody is there, and as a picture with its words elsewhere."
     page_class = Page
@@ -148,6 +151,7 @@ class LiveView(StillPicture):
     ):
         self.page, self.view, self.figures = None, dict(DEFAULT_VIEW), Path(figures)
         self.still_class = f'synthdepth-{uuid.uuid4().hex[:12]}'  # of the picture a page hides
+        self.pieces = Pieces()
 
     @property
     def widget(self) -> Page:
@@ -197,14 +201,21 @@ def display_view(
     display(bundle | {'text/html': html}, metadata=metadata, raw=True)
     display(view.widget)
 
-# %% ../../nbs/7_inspector/08_page.ipynb #ae807c93
+# %% ../../nbs/7_inspector/08_page.ipynb #0e9a118e
+LONGEST_NAME = 120  # bytes of a figure's name without its ending; file systems take 255
+
+
 def figure_name(
     title: str,   # of the capture
     layout: str,  # one of PAGE_LAYOUTS
     form: str,    # 'png' or 'pdf'
 ) -> str:
-    "A name that every file system takes."
-    name = re.sub(r'[^\w.-]+', '_', f'{title}_{layout}').strip('_')
+    "A name that every file system takes; `=`, `#`, `%`, braces and letters of any script stay."
+    name = re.sub(r'[\s/\\:*?"<>|\x00-\x1f\x7f]+', '_', f'{title}_{layout}').strip('_')
+    encoded = name.encode('utf-8', 'replace')
+    if len(encoded) > LONGEST_NAME:
+        short = encoded[:LONGEST_NAME - 9].decode('utf-8', 'ignore')
+        name = f'{short}_{hashlib.sha1(encoded).hexdigest()[:8]}'
     return f'{name}.{form}'
 
 # %% ../../nbs/7_inspector/08_page.ipynb #cf5c95a4
@@ -220,11 +231,17 @@ def save_figure(
         if file.suffix == '.png': part.write_bytes(picture)
         else: Image.open(BytesIO(picture)).convert('RGB').save(part, 'PDF', resolution=200)
 
-# %% ../../nbs/7_inspector/08_page.ipynb #f1965c3b
+# %% ../../nbs/7_inspector/08_page.ipynb #e598bc01
 @answers(LiveView.answer_table, 'save')
 def _on_save(view: LiveView, message: dict, buffers: list):
     "The page as it is drawn there, into the figures folder."
     file = view.figures/figure_name(message['title'], message['layout'], message['format'])
-    try: save_figure(bytes(buffers[0]), file)
+    try: save_figure(view.pieces.take(message, buffers[0]), file)
     except WriteError as e: view.send(dict(kind='said', text=str(e)))
     else: view.send(dict(kind='said', text=f'saved {file}'))
+
+# %% ../../nbs/7_inspector/08_page.ipynb #538ea46c
+@answers(LiveView.answer_table, 'piece')
+def _on_piece(view: LiveView, message: dict, buffers: list):
+    "A piece of a large message, see `Pieces`."
+    view.pieces.add(message, buffers[0])

@@ -309,7 +309,10 @@ class Controls extends Summary {
         s.splits.length > 1
           ? this.select("split", "split", [["", "all"], ...same(s.splits)], pick("split"))
           : null,
-        ...(s.corruptions.length
+        s.no_corruption
+          ? h("span", { "data-name": "no-corruption", role: "note" }, s.no_corruption)
+          : null,
+        ...(s.corruptions.length && !s.no_corruption
           ? [
               this.select(
                 "corruption",

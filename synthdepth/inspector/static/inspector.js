@@ -1,5 +1,8 @@
 // The depth inspector: what it asks the kernel, which only answers with depth maps, and what its
 // keys do.
+const KEPT = 256e6; // bytes of captures that the page keeps, so that going back asks nobody
+const megabytes = (n) => `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} MB`;
+
 class Inspector extends Controls {
   constructor(model, el) {
     super();
@@ -67,6 +70,21 @@ class Inspector extends Controls {
   }
   send(content) {
     this.model.send(content);
+  }
+
+  sendLarge(message, blob) {
+    // in pieces that every server lets through, one large message after the other
+    const text = `${megabytes(blob.size)} are too large to send: at most ${megabytes(LARGEST)}`;
+    if (blob.size > LARGEST) return this.said({ text: `${message.title}: ${text}` });
+    this.sending = (this.sending ?? Promise.resolve()).then(async () => {
+      const about = { name: crypto.getRandomValues(new Uint32Array(2)).join("-"), bytes: blob.size };
+      const piece = async (from) => [await blob.slice(from, from + PIECE).arrayBuffer()];
+      let from = 0;
+      for (; from + PIECE < blob.size; from += PIECE)
+        this.model.send({ kind: "piece", ...about }, undefined, await piece(from));
+      this.model.send({ ...message, ...about }, undefined, await piece(from));
+    });
+    return this.sending;
   }
 
   receive(m, buffers) {
@@ -202,11 +220,8 @@ class Inspector extends Controls {
     }
     this.asked.delete(m.position);
     if (!m.problems.length || m.upload) this.kept.set(m.position, shot);
-    const most = Math.min(
-      24,
-      Math.max(4, Math.round((24 * 640 * 480) / (m.width * m.height || 1))),
-    ); // some 200 MB
-    while (this.kept.size > most) this.kept.delete(this.kept.keys().next().value);
+    while (this.held() > KEPT && this.kept.size > 1)
+      this.kept.delete(this.kept.keys().next().value);
     if (m.position === this.position || m.now) {
       this.position = m.position;
       this.show(shot);
@@ -215,6 +230,14 @@ class Inspector extends Controls {
       const kept = this.kept.get(this.position);
       kept ? this.show(kept) : this.ask();
     }
+  }
+
+  held(shots = this.kept.values()) {
+    let n = 0;
+    for (const { rgb, maps, keep } of shots)
+      for (const x of [rgb, ...Object.values(maps), ...Object.values(keep)])
+        n += x?.byteLength ?? 0;
+    return n;
   }
 
   show(shot) {
@@ -251,7 +274,8 @@ class Inspector extends Controls {
 
   ahead() {
     // ask for the neighbours before they are wanted; the kernel declines where that is slow
-    for (const d of [1, 2, -1]) {
+    const room = Math.floor(KEPT / (this.held([this.shot]) || 1)) - 1;
+    for (const d of [1, 2, -1].slice(0, Math.max(0, room))) {
       const p = this.position + d * this.direction;
       if (p < 1 || p > this.n || this.kept.has(p) || this.asked.has(p)) continue;
       this.asked.add(p);

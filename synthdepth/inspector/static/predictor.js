@@ -11,6 +11,8 @@ class Predictor extends Inspector {
           type: "file",
           accept: "image/*",
           "data-name": "file",
+          disabled: !m.models.length,
+          title: m.without || "any picture: it is predicted here and kept nowhere",
           onchange: (e) => e.target.files[0] && this.upload(e.target.files[0]),
         }),
       ),
@@ -43,6 +45,7 @@ class Predictor extends Inspector {
         "aria-label": "prediction",
       }),
       h("span", { "data-name": "stage-of", role: "status" }),
+      m.without ? h("span", { "data-name": "without", role: "note" }, m.without) : null,
     );
     for (const what of [
       '[data-name="captures"]',
@@ -60,16 +63,51 @@ class Predictor extends Inspector {
   ahead() {}
 
   async upload(file) {
-    this.predict({ title: file.name }, [await file.arrayBuffer()]);
+    this.$("stage-of").textContent = `sending ${file.name} (${megabytes(file.size)})`;
+    const blob = await this.smaller(file);
+    this.predict({ title: file.name }, blob);
+    if (blob.size > LARGEST) this.$("stage-of").textContent = "";
   }
 
-  predict(what, buffers = []) {
-    const names = [...this.root.querySelectorAll("[data-model]")]
+  async smaller(file) {
+    // a photograph goes at the size at which it is predicted; what the browser would read in its
+    // own way (16 bits, transparency, palettes) or not at all goes as it is
+    const side = this.setup.longest_side,
+      head = new Uint8Array(await file.slice(0, 26).arrayBuffer()),
+      begins = (...start) => start.every((x, i) => head[i] === x),
+      jpeg = begins(0xff, 0xd8),
+      png = begins(0x89, 0x50, 0x4e, 0x47) && head[24] === 8 && [0, 2].includes(head[25]);
+    if (file.size <= PIECE || !(jpeg || png)) return file;
+    try {
+      const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }),
+        scale = side / Math.max(bitmap.width, bitmap.height);
+      if (scale >= 1) return file;
+      const width = Math.round(bitmap.width * scale),
+        height = Math.round(bitmap.height * scale),
+        canvas = h("canvas", { width, height }),
+        ctx = canvas.getContext("2d");
+      ctx.imageSmoothingQuality = "high";
+      ctx.drawImage(bitmap, 0, 0, width, height);
+      bitmap.close();
+      return (await new Promise((done) => canvas.toBlob(done))) ?? file;
+    } catch {
+      return file;
+    }
+  }
+
+  predict(what, blob = null) {
+    const models = [...this.root.querySelectorAll("[data-model]")]
       .filter((b) => b.checked)
       .map((b) => b.dataset.model);
     this.started = performance.now();
     this.built = null;
-    this.model.send({ kind: "predict", models: names, ...what }, undefined, buffers);
+    if (blob) this.sendLarge({ kind: "predict", models, ...what }, blob);
+    else this.send({ kind: "predict", models, ...what });
+  }
+
+  said(m) {
+    this.$("stage-of").textContent = "";
+    super.said(m);
   }
 
   receive(m, buffers) {

@@ -312,10 +312,9 @@ class Summary extends Panels {
         text: "nothing to save: the overview has no export, use synthdepth check --page",
       });
     const out = this.sheet(layout === "side" ? this.sources() : [layout]);
-    out.toBlob(async (blob) => {
-      this.model.send({ kind: "save", format, title: s.title, layout }, undefined, [
-        await blob.arrayBuffer(),
-      ]);
+    out.toBlob((blob) => {
+      if (blob) this.sendLarge({ kind: "save", format, title: s.title, layout }, blob);
+      else this.say({ text: "not saved: the browser cannot draw a picture this large" });
     });
   }
 
