@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['GRAY', 'metres_table', 'table_of', 'picks', 'ray_lengths_after', 'Decoded', 'read_pictures', 'decode', 'to_metres',
            'reading_threads', 'native_size', 'native_sizes', 'kept_spec', 'fill_kept', 'describe_captures',
-           'free_memory', 'check_memory', 'keep_captures']
+           'memory_for_captures', 'check_memory', 'keep_captures']
 
-# %% ../../nbs/2_data/20_decoding.ipynb #85f270d7
+# %% ../../nbs/2_data/20_decoding.ipynb #737f47d6
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import psutil
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -25,7 +24,7 @@ from .dataset import Capture, DepthData, DepthFormat, read_raw
 from .preprocessing import camera_after, crop_centre, resize_depth, resize_rgb
 from .stored import DataError, Member, read_picture, read_rgb, read_stored
 from ..files import files_below
-from ..machine import usable_cores
+from ..machine import free_memory, usable_cores
 
 # %% ../../nbs/2_data/20_decoding.ipynb #d9792805
 GRAY = {8: 'L', 16: 'I;16'}  # Pillow's names for gray pictures of so many bits
@@ -232,11 +231,11 @@ def describe_captures(
                 files=files_state(files), names=cache_key(names), format=asdict(data.format),
                 size=size, centre=centre, libraries=[PIL.__version__, torch.__version__])
 
-# %% ../../nbs/2_data/20_decoding.ipynb #4977520a
-def free_memory() -> int:
-    "Bytes that this process may still take: $SYNTHDEPTH_MEMORY_GB, or what the machine has free."
+# %% ../../nbs/2_data/20_decoding.ipynb #d041f6f4
+def memory_for_captures() -> int:
+    "Bytes that kept captures may take: $SYNTHDEPTH_MEMORY_GB, or four fifths of what is free."
     stated = os.environ.get('SYNTHDEPTH_MEMORY_GB')
-    if not stated: return psutil.virtual_memory().available
+    if not stated: return int(.8*free_memory())
     try: return int(float(stated)*1e9)
     except ValueError as e:
         raise DataError(f'SYNTHDEPTH_MEMORY_GB is {stated!r}, expected gigabytes') from e
@@ -248,10 +247,10 @@ def check_memory(
     size: tuple[int, int] | None,  # (height, width) at which they are kept; None: native
 ):
     "DataError where so many captures cannot be kept in memory."
-    if need <= .8*(free := free_memory()): return
+    if need <= (most := memory_for_captures()): return
     at = f'{size[0]}x{size[1]}' if size else 'their native size'
-    raise DataError(f'{len(data)} captures at {at} take {say_bytes(need)} in memory, of which '
-                    f'{say_bytes(free)} are free; keep them on disk (cache="FOLDER"), read them '
+    raise DataError(f'{len(data)} captures at {at} take {say_bytes(need)} in memory, where '
+                    f'{say_bytes(most)} may be used; keep them on disk (cache="FOLDER"), read them '
                     'anew each time (cache=false), or choose a smaller size')
 
 # %% ../../nbs/2_data/20_decoding.ipynb #3a8a1f22
