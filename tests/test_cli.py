@@ -11,6 +11,7 @@ COMMAND = [sys.executable, '-c', 'from synthdepth.cli import main; main()']
 
 def synthdepth(*args, **environment):
     return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True,
+                          errors='replace',
                           env=os.environ | environment)
 
 
