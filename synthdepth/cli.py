@@ -311,18 +311,26 @@ def predict_command(
     print(found)
     if found.failed: raise typer.Exit(1)
 
-# %% ../nbs/8_commands/04_cli.ipynb #c2fd47b2
+# %% ../nbs/8_commands/04_cli.ipynb #af4c649c
 @app.command('inspect')
 def inspect_command(
     folder: Annotated[Path, typer.Argument(help='dataset or run folder')],
     model: Annotated[Optional[list[str]], typer.Option(
-        help='a registered model, or the folder of a saved one')] = None,
-    port: Annotated[int, typer.Option(help='on 127.0.0.1')] = 8866,
+        help='registered name, folder of a saved model or a run, or folder of depth maps')] = None,
+    data: Annotated[Optional[Path], typer.Option(
+        help="where a run's dataset lies now, if it has moved")] = None,
+    port: Annotated[int, typer.Option(help='on 127.0.0.1; 0: any that is free')] = 8866,
+    memory: Annotated[float, typer.Option(help='megabytes that looked-at captures may take')] = 512,
+    kind: Annotated[Optional[str], typer.Option(
+        help='of depth maps: metric, depth or disparity; default: see predictions.json')] = None,
+    scale: Annotated[Optional[float], typer.Option(
+        help='of depth maps: metres per stored number, e.g. 0.001')] = None,
     figures: Annotated[Path, typer.Option(help='where the page saves to')] = Path('figures'),
 ):
     "Open the depth inspector as a page on this machine."
     from synthdepth.inspector import serve
-    raise typer.Exit(serve(folder, port, model or (), figures))
+    options = dict(data=data, memory=memory, kind=kind, scale=scale)
+    raise typer.Exit(serve(folder, port, model or (), figures, **options))
 
 # %% ../nbs/8_commands/04_cli.ipynb #0ef66f9a
 @app.command('demo')

@@ -130,8 +130,8 @@ def serve(
 ) -> int:                               # exit code
     "Opens a folder as a page until interrupted; prints its address once the port is ours."
     for asked in filter(None, (folder, options.get('data'))):
-        if not Path(asked).is_dir():
-            raise FileNotFoundError(f'{asked}: found no such folder, expected a dataset or a run')
+        if not Path(asked).exists():
+            raise FileNotFoundError(f'{asked}: found nothing, expected a dataset or a run')
     with tempfile.TemporaryDirectory(prefix='synthdepth-') as work, listen(port) as here:
         notebook, token = write_page(Path(work), folder, models, figures, token, **options)
         server, port = start_server(Path(work), notebook, here), here.getsockname()[1]
