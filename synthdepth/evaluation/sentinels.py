@@ -160,19 +160,19 @@ def find_known_scenes(
     return [f'{len(seen)} of the {len(test.scenes)} test scenes were trained on, for example '
             f'{sorted(seen)[0]}: the test would measure memory']
 
-# %% ../../nbs/6_evaluation/07_sentinels.ipynb #3b4e59a6
+# %% ../../nbs/6_evaluation/07_sentinels.ipynb #2fa85f66
 MAX_COMPARED = 2000  # pictures of each set
 
 
 @dataclass(repr=False)
 class ThumbnailedData(DepthData):
     "A dataset that keeps thumbnails of the pictures that are read from it."
-    source: DepthData = None
+    beneath: DepthData = None
     compared: frozenset = frozenset()               # indices of the captures to keep
     thumbnails: dict = field(default_factory=dict)  # index -> (2,192) brightness and depth
 
     def __getitem__(self, i: int) -> Sample:
-        sample = self.source[i]
+        sample = self.beneath[i]
         if i in self.compared:
             self.thumbnails[i] = signs(*shrink(sample.rgb, sample.depth)).thumb
         return sample
@@ -180,9 +180,9 @@ class ThumbnailedData(DepthData):
     def subset(self,
         indices: Iterable[int],  # of captures
     ) -> DepthData:
-        return self.source.subset(indices)
+        return self.beneath.subset(indices)
 
-# %% ../../nbs/6_evaluation/07_sentinels.ipynb #93671ba0
+# %% ../../nbs/6_evaluation/07_sentinels.ipynb #87398086
 def with_thumbnails(
     data: DepthData,   # the captures
 ) -> ThumbnailedData:  # reads the same; at most MAX_COMPARED thumbnails, evenly spread
@@ -190,7 +190,7 @@ def with_thumbnails(
     if isinstance(data, ThumbnailedData): return data
     at = np.linspace(0, len(data) - 1, min(len(data), MAX_COMPARED)).astype(int)
     shared = {f.name: getattr(data, f.name) for f in fields(DepthData)}
-    return ThumbnailedData(**shared, source=data, compared=frozenset(at.tolist()))
+    return ThumbnailedData(**shared, beneath=data, compared=frozenset(at.tolist()))
 
 # %% ../../nbs/6_evaluation/07_sentinels.ipynb #178be947
 def _all_thumbnails(data: DepthData) -> tuple[list, np.ndarray]:
