@@ -4,17 +4,17 @@
 __all__ = ['SHOWN', 'SHOWN_GEOMETRY', 'PAIR', 'compare', 'show_table', 'to_markdown', 'verdict', 'count_of', 'count_scored',
            'report', 'for_console', 'print_report', 'to_json', 'try_folder', 'write_results', 'deliver']
 
-# %% ../../nbs/6_evaluation/09_reporting.ipynb #c14329c9
+# %% ../../nbs/6_evaluation/09_reporting.ipynb #9bfc83c2
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
 
 from ..files import WriteError, whole, write_text
+from ..machine import NotWritable, check_writable
 from ..metrics import GEOMETRY, METRICS
 from .scores import scored_rows, scores_table, write_rows
 from .statistics import BETTER, bootstrap, paired_differences
@@ -198,7 +198,7 @@ def _write_table(path: Path, table: pd.DataFrame, protocol: str):
     "A table as CSV, its protocol in the last column."
     with whole(path) as part: table.assign(protocol=protocol).to_csv(part)
 
-# %% ../../nbs/6_evaluation/09_reporting.ipynb #9decb8d6
+# %% ../../nbs/6_evaluation/09_reporting.ipynb #88a502df
 def _write_corruptions(found: dict, out: Path, protocol: str):
     "What an evaluation was told about robustness: table, rows, curves."
     _write_table(out/'corruptions.csv', found['table'], protocol)
@@ -210,18 +210,9 @@ def try_folder(
     out: str | Path,  # folder, there or not
 ):
     "WriteError unless files can be written there; leaves nothing behind."
-    out, made = Path(out), []
-    try:
-        for folder in (*reversed(out.parents), out):
-            if folder.is_dir(): continue
-            folder.mkdir()
-            made.append(folder)
-        with TemporaryFile(dir=out): pass
-    except OSError as e:
-        raise WriteError(f'cannot write the evaluation into {out}: {e.strerror or e}; choose '
-                         'another folder (--out)') from e
-    finally:
-        for folder in reversed(made): folder.rmdir()
+    try: check_writable(out)
+    except NotWritable as e:
+        raise WriteError(f'cannot write the evaluation into {out}: {e} (--out)') from e
 
 
 def write_results(
