@@ -4,7 +4,7 @@ import lazy_loader
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'recipes': ['RECIPES', 'RUN', 'FinetuneError', 'Recipe', 'make_recipe', 'make_splits',
-        'recipe_protocol', 'start_model'],
+        'recipe_protocol', 'refuse_unknown', 'start_model'],
     'freezing': ['apply_freezing', 'make_optimizer'],
     'signals': ['RESUME', 'Interrupted', 'Watch'],
     'checkpoints': ['list_checkpoints', 'read_state'],
