@@ -24,7 +24,7 @@ DEMO_SETS = {
     'abstract': dict(scenes=24, views=4, seed=0, **NEAR),            # to fine-tune on
     'abstract-test': dict(scenes=16, views=2, seed=1, **NEAR),       # unseen scenes of that kind
     'rooms-test': dict(preset='rooms', scenes=16, views=1, seed=2)}  # the kind tiny was trained on
-DEMO_TRAINING = dict(recipe='corrected', model='tiny', epochs=8, batch_size=8, lr=3e-4)
+DEMO_TRAINING = dict(recipe='corrected', model='tiny', epochs=7, batch_size=8, lr=3e-4)
 
 # %% ../nbs/8_commands/02_demo.ipynb #b7358293
 def _clock() -> Callable[[str], None]:
