@@ -4,7 +4,7 @@
 __all__ = ['MAP_ENDINGS', 'PICTURE_ENDINGS', 'COLOUR_ENDING', 'bare_name', 'name_parts', 'bare_parts', 'walk_files', 'find_maps',
            'MapIndex', 'index_maps', 'fitting_maps', 'MatchError', 'match_maps']
 
-# %% ../../nbs/6_evaluation/02_matching.ipynb #9290801c
+# %% ../../nbs/6_evaluation/02_matching.ipynb #f13aedfd
 import os
 import re
 from collections import Counter
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from ..errors import SynthdepthError
+from ..files import files_below
 from ..data import Capture
 
 # %% ../../nbs/6_evaluation/02_matching.ipynb #132217f7
@@ -51,21 +52,14 @@ def bare_parts(
     *folders, name = map(bare_name, parts)
     return *filter(None, folders), name
 
-# %% ../../nbs/6_evaluation/02_matching.ipynb #23e19584
+# %% ../../nbs/6_evaluation/02_matching.ipynb #299de902
 def walk_files(
     folder: str | Path,   # searched with all folders in it
     endings: Sequence[str],  # small letters, with their points
 ) -> list[Path]:          # in order, relative to the folder
     "The files with one of these endings, in large or small letters."
-    found, seen = [], set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen: folders.clear()
-        if real in seen or seen.add(real): continue
-        folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX')
-        kept = [n for n in names if n.lower().endswith(tuple(endings)) and not n.startswith('.')]
-        found += [(Path(here)/n).relative_to(folder) for n in sorted(kept)]
-    return found
+    paths = (Path(path) for path in files_below(folder))
+    return [p.relative_to(folder) for p in paths if p.name.lower().endswith(tuple(endings))]
 
 # %% ../../nbs/6_evaluation/02_matching.ipynb #8e7364c7
 def find_maps(

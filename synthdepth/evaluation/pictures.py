@@ -176,6 +176,7 @@ def _of_path(path: Path, made: Callable) -> list[AskedPicture]:
     "The pictures that a word of the command line means."
     if path.is_dir(): return _of_folder(path, made)
     if not path.exists(): raise PictureError(f'{path}: no such picture, folder or video')
+    if path.suffix.lower() == '.json': return _of_dataset(open_data(path))
     if path.suffix.lower() in VIDEO_ENDINGS:
         return [AskedPicture(f'{path.stem}/frame_{i:06d}', Frame(path, i))
                 for i in range(len(Video(path)))]
