@@ -172,7 +172,8 @@ def test_check_keeps_what_is_stated(tmp_path):
     write_flat(tmp_path/'flat', scenes=4, views=2)
     p = synthdepth('check', tmp_path/'flat', '--set', 'views=2', '--max-depth', 20, '--save')
     assert p.returncode == 0 and 'synthdepth.json' in p.stdout
-    assert json.loads((tmp_path/'flat'/'synthdepth.json').read_text()) == dict(views=2, max_depth=20)
+    stated = json.loads((tmp_path/'flat'/'synthdepth.json').read_text())
+    assert stated == dict(views=2, max_depth=20)
     assert '8 in 4 scenes' in synthdepth('check', tmp_path/'flat').stdout
     p = synthdepth('check', tmp_path/'flat', '--set', 'vews=2')
     assert p.returncode == 1 and "found 'vews', expected some of layout" in p.stderr
@@ -180,8 +181,10 @@ def test_check_keeps_what_is_stated(tmp_path):
 
 def test_another_question_gets_another_folder(tmp_path):
     from synthdepth.cli import folder_for
-    for i, asked in enumerate([dict(data='a/x'), dict(data='b/x'), dict(data='a/x'), dict(data='c/x')]):
+    folders = dict(a='on-x', b='on-x-2', c='on-x-3')
+    for place in ('a', 'b', 'a', 'c', 'b'):
+        asked = dict(data=f'{place}/x')
         out = folder_for(tmp_path/'on-x', asked)
-        assert out.name == ['on-x', 'on-x-2', 'on-x', 'on-x-3'][i]
+        assert out.name == folders[place]
         out.mkdir(exist_ok=True)
         (out/'asked.json').write_text(json.dumps(asked))

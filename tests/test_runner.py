@@ -224,3 +224,11 @@ def test_every_parameter_of_a_notebook_is_read(name):
     for parameter in parameters_of(notebook_path(name)):
         read = parameter in RECIPE or re.search(rf'\b{parameter}\b', rest)
         assert read, f'{name}: nobody reads {parameter}'
+
+
+@pytest.mark.parametrize('name', ['finetune', 'evaluate'])
+def test_papermill_itself_cannot_pass_an_unknown_parameter(tmp_path, name):
+    papermill = pytest.importorskip('papermill')
+    with pytest.raises(papermill.PapermillExecutionError, match='unknown parameter tilte'):
+        papermill.execute_notebook(notebook_path(name), str(tmp_path/'copy.ipynb'),
+                                   dict(tilte='x'), progress_bar=False)
