@@ -133,6 +133,7 @@ def check_command(
 ):
     "Report what is in a dataset and what looks wrong; exit code 1 when something does."
     from synthdepth.data import check_data, save_stated
+    if page: check_writable(page.parent)
     given = dict(max_depth=max_depth, fov=fov) | assignments(stated)
     if save: print(f'written: {save_stated(folder, layout=layout, **given)}')
     report = check_data(folder, layout, **given)

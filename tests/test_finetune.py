@@ -163,7 +163,7 @@ def test_unknown_group_is_an_error(folder, tmp_path):
 
 def test_steps_that_are_not_finite_end_the_run(folder, tmp_path, monkeypatch):
     import synthdepth.training.steps as module
-    monkeypatch.setattr(module, 'silog_loss', lambda pred, *args: pred.mean()*np.nan)
+    monkeypatch.setattr(module, 'objective_loss', lambda pred, *args: pred.mean()*np.nan)
     with pytest.raises(FinetuneError, match='not finite|finite loss'):
         finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(batch_size=1)),
                  tmp_path/'run', progress=False)
@@ -281,11 +281,11 @@ def test_precision_follows_the_card(monkeypatch):
 
 def test_losses_are_float32_whatever_the_precision(folder, tmp_path, monkeypatch):
     import synthdepth.training.steps as module
-    real, seen = module.silog_loss, set()
+    real, seen = module.objective_loss, set()
     def loss(pred, *args):
         seen.add(pred.dtype)
         return real(pred, *args)
-    monkeypatch.setattr(module, 'silog_loss', loss)
+    monkeypatch.setattr(module, 'objective_loss', loss)
     log, _ = toy_run(folder, tmp_path/'run', precision='bf16')
     assert seen == {torch.float32}
     assert json.loads((tmp_path/'run'/'run.json').read_text())['precision'] == 'bf16'
@@ -476,11 +476,11 @@ def test_tensorboard_is_optional(folder, tmp_path):
 
 def test_few_bad_steps_are_counted_and_skipped(folder, tmp_path, monkeypatch):
     import synthdepth.training.steps as module
-    real, calls = module.silog_loss, []
+    real, calls = module.objective_loss, []
     def loss(*args):
         calls.append(1)
         return real(*args)*(np.nan if len(calls) == 3 else 1)
-    monkeypatch.setattr(module, 'silog_loss', loss)
+    monkeypatch.setattr(module, 'objective_loss', loss)
     log, model = toy_run(folder, tmp_path/'run')
     assert list(log.skipped[1:]) == [1, 0] and list(log.nonfinite[1:]) == [1, 0]
     assert np.isfinite(log.train_loss[1:]).all() and torch.isfinite(weights_of(model)).all()

@@ -105,7 +105,7 @@ def _written(path: Path) -> dict:
 def _named_folder(path: Path) -> Path:
     "The dataset that a file is about; a relative path begins where the file lies."
     named = _read_json(path).get('folder')
-    if isinstance(named, str): return path.parent/named
+    if isinstance(named, str): return path.parent/Path(named).expanduser()
     raise DataError(f'{path}: found no folder, expected "folder": "the dataset that it is about"')
 
 

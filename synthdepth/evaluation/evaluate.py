@@ -114,7 +114,7 @@ def run_data(
     if data is None: return splits['test'], splits['train'], []
     return data if isinstance(data, DepthData) else open_data(data), splits['train'], []
 
-# %% ../../nbs/6_evaluation/12_evaluate.ipynb #b39b2f3f
+# %% ../../nbs/6_evaluation/12_evaluate.ipynb #3da3fe97
 def evaluate_run(
     run: str | Path,                             # folder of a fine-tune
     data: str | Path | DepthData | None = None,  # to test on; None: the run's own test split
@@ -133,12 +133,13 @@ def evaluate_run(
     run, about = Path(run), read_run(run)
     asked, recipe = about['asked'], Recipe(**about['asked']['recipe'])
     if out: try_folder(out)
-    protocol = protocol or recipe_protocol(recipe)
+    trained = load_model(run/'model')
+    protocol = protocol or recipe_protocol(recipe, trained.predicts)
     protocol = with_range(protocol, options.pop('min_depth', None), options.pop('max_depth', None))
     test, train, notes = run_data(run, asked, data, train_data)
     known = {names[1]: trained_scenes(run)} if train is None else {}
     log = pd.read_csv(run/'log.csv') if (run/'log.csv').exists() else None
-    models = dict(zip(names, (original or original_model(asked), load_model(run/'model'))))
+    models = dict(zip(names, (original or original_model(asked), trained)))
     result = evaluate_models(models, test, protocol, train, size or recipe.size, title,
                              find_run_faults(about, log), show_anyway=show_anyway, notes=notes,
                              **options | dict(trained=known | options.get('trained', {})))

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'POSITIVE', 'SHARES', 'RECIPES', 'RUN', 'FinetuneError', 'check_choice', 'check_number', 'check_values',
-           'check_size', 'check_range', 'epoch_pairs', 'variation', 'check_together', 'Recipe', 'recipe_protocol',
-           'make_recipe', 'followed', 'given_parameters', 'refuse_unknown', 'make_splits', 'start_model']
+           'check_size', 'check_loss', 'check_range', 'epoch_pairs', 'variation', 'check_together', 'Recipe',
+           'recipe_objective', 'recipe_protocol', 'make_recipe', 'followed', 'given_parameters', 'refuse_unknown',
+           'make_splits', 'start_model']
 
-# %% ../../nbs/5_training/01_recipes.ipynb #b7ff3346
+# %% ../../nbs/5_training/01_recipes.ipynb #f3bc8d29
 import math
 from dataclasses import MISSING, dataclass, fields, replace
 from numbers import Integral, Real
@@ -16,7 +17,7 @@ from pathlib import Path
 from ..data import MAX_DEPTH, MIN_DEPTH, Augment, DataError, DepthData, open_data
 from ..data import split_by_scene, split_over_images
 from ..errors import SynthdepthError
-from ..metrics import PROTOCOLS, Protocol
+from ..metrics import PROTOCOLS, Objective, Protocol, objective_for, parse_loss
 from ..models import DepthModel, create_model, load_model, model_names
 
 # %% ../../nbs/5_training/01_recipes.ipynb #804f4ee2
@@ -55,7 +56,7 @@ def check_number(
     if not fine or (name in SHARES and value > 1):
         raise FinetuneError(f'{name} is {value!r}; expected {expected}')
 
-# %% ../../nbs/5_training/01_recipes.ipynb #218af012
+# %% ../../nbs/5_training/01_recipes.ipynb #bab0a48c
 def check_values(
     values: dict,  # a recipe's fields, or some of them
 ):
@@ -68,12 +69,13 @@ def check_values(
         check_choice(name, value)
         if name in CHOICES: continue
         if name == 'size': check_size(value)
+        if name == 'loss' and value: check_loss(value)
         if kind in (int, float): check_number(name, value, kind)
         elif kind in (bool, str) and not isinstance(value, kind):
             expected = 'True or False' if kind is bool else 'text'
             raise FinetuneError(f'{name} is {value!r}; expected {expected}')
 
-# %% ../../nbs/5_training/01_recipes.ipynb #45b584e7
+# %% ../../nbs/5_training/01_recipes.ipynb #5bb4aff1
 def check_size(
     size,  # (height, width) in pixels
 ):
@@ -81,6 +83,14 @@ def check_size(
     pair = isinstance(size, (tuple, list)) and len(size) == 2
     if not pair or not all(type(n) is int and n > 0 for n in size):
         raise FinetuneError(f'size is {size!r}; expected (height, width) in pixels')
+
+
+def check_loss(
+    text: str,  # losses with their weights
+):
+    "FinetuneError for what is no loss."
+    try: parse_loss(str(text))
+    except ValueError as e: raise FinetuneError(f'{e}') from e
 
 
 def check_range(
@@ -134,7 +144,7 @@ def check_together(
             "in every epoch: frozen='encoder', no unfreeze, jitter=0, "
             'no saturation, hue, gamma or crop')
 
-# %% ../../nbs/5_training/01_recipes.ipynb #131b2a3f
+# %% ../../nbs/5_training/01_recipes.ipynb #4e01819b
 @dataclass(frozen=True)
 class Recipe:
     "Every hyper-parameter of a fine-tune."
@@ -152,6 +162,7 @@ class Recipe:
     size: tuple = (192, 256)       # (height, width) of the training pictures
     min_depth: float = MIN_DEPTH   # metres; pixels outside are not trained on
     max_depth: float = MAX_DEPTH   # metres
+    loss: str = ''                 # such as 'ssi + 0.5 gradient'; '': as the model predicts
     variance_focus: float = .15    # of SILog
     frozen: str = ''               # groups that do not train: 'encoder', 'encoder.0,encoder.1', ...
     unfreeze: tuple = ()           # ((epoch, n), ...): the last n blocks train from that epoch on
@@ -176,15 +187,25 @@ class Recipe:
         object.__setattr__(self, 'unfreeze', epoch_pairs(self.unfreeze))
         check_together(self)
 
-# %% ../../nbs/5_training/01_recipes.ipynb #319ecc93
+# %% ../../nbs/5_training/01_recipes.ipynb #81ae56e5
+def recipe_objective(
+    recipe: Recipe,            # its hyper-parameters
+    predicts: str = 'metric',  # one of PREDICTS, as the model declares it
+) -> Objective:
+    "Target, loss and protocol of a training; FinetuneError for a loss that does not fit the model."
+    try: return objective_for(predicts, recipe.loss)
+    except ValueError as e: raise FinetuneError(f'{e}') from e
+
+
 def recipe_protocol(
-    recipe: Recipe,  # its hyper-parameters
-) -> Protocol:       # 'metric', or that with another range
-    "How a model of this recipe is scored: in metres, not aligned, in the range it was trained on."
-    metric = PROTOCOLS['metric']
-    own = replace(metric, min_depth=max(recipe.min_depth, 1e-6), max_depth=recipe.max_depth)
-    if own == metric: return metric
-    return replace(own, name=f'metric to {recipe.max_depth:g} m')
+    recipe: Recipe,            # its hyper-parameters
+    predicts: str = 'metric',  # one of PREDICTS, as the model declares it
+) -> Protocol:                 # the objective's, perhaps with another range
+    "How a model of this recipe is scored: in the range it was trained on."
+    usual = PROTOCOLS[recipe_objective(recipe, predicts).protocol]
+    own = replace(usual, min_depth=max(recipe.min_depth, 1e-6), max_depth=recipe.max_depth)
+    if own == usual: return usual
+    return replace(own, name=f'{usual.name} to {recipe.max_depth:g} m')
 
 # %% ../../nbs/5_training/01_recipes.ipynb #f61ac614
 RECIPES = {r.name: r for r in (

@@ -7,7 +7,7 @@ __all__ = ['LOOKED_INTO', 'PACKAGES', 'SECONDS', 'git_revision', 'file_bytes', '
            'describe_run', 'flat_request', 'run_name', 'has_begun', 'cannot_write', 'begin_run', 'keep_record', 'moved',
            'write_status', 'write_log', 'tensorboard_writer', 'pace', 'Progress']
 
-# %% ../../nbs/5_training/09_record.ipynb #ce4b05c6
+# %% ../../nbs/5_training/09_record.ipynb #feba16d4
 import csv
 import hashlib
 import json
@@ -28,7 +28,8 @@ from ..data import DepthData, Member
 from ..errors import disagreements
 from ..files import whole, write_json
 from ..models import DepthModel
-from .recipes import FinetuneError, Recipe, recipe_protocol
+from .recipes import FinetuneError, Recipe, recipe_objective
+from .recipes import recipe_protocol
 
 # %% ../../nbs/5_training/09_record.ipynb #e6181ad0
 def git_revision() -> str | None:  # as `git describe` says it; None outside of a repository
@@ -64,7 +65,7 @@ def data_fingerprint(
             raise FinetuneError(f'{c.rgb}, {c.depth}: cannot be read: {e.strerror or e}') from e
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/5_training/09_record.ipynb #f983f8e7
+# %% ../../nbs/5_training/09_record.ipynb #97d29ff1
 def place_of(
     data: DepthData,  # opened from a folder, or from a file that says how to read one
 ) -> str:             # absolute path
@@ -88,14 +89,16 @@ def describe_run(
     weights: str,                  # where the model's weights came from
     splits: dict[str, DepthData],  # train, valid, test
     recipe: Recipe,                # its hyper-parameters
-) -> dict:                         # asked, protocol, versions, python, machine, git; JSON-able
+) -> dict:                         # asked, objective, protocol, versions, ...; JSON-able
     "What a run is."
     def each(what): return {name: what(data) for name, data in splits.items()}
     asked = dict(
         recipe=asdict(recipe), model=model.name, weights=weights,
         data=each(place_of), scenes=each(lambda x: sorted(x.scenes)),
         captures=each(len), unit=each(unit_of), fingerprint=each(data_fingerprint))
-    return dict(asked=asked, protocol=recipe_protocol(recipe).to_dict(),
+    objective = recipe_objective(recipe, model.predicts)
+    return dict(asked=asked, objective=dict(loss=str(objective), target=objective.target),
+                protocol=recipe_protocol(recipe, model.predicts).to_dict(),
                 versions={p: version(p) for p in PACKAGES}, python=platform.python_version(),
                 machine=platform.machine(), git=git_revision())
 
