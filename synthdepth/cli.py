@@ -256,10 +256,16 @@ def folder_for(
         if known in (None, asked): return out
         out = out.with_name(f'{out.name.removesuffix(f"-{n - 1}")}-{n}')
 
-# %% ../nbs/8_commands/04_cli.ipynb #0295066e
+# %% ../nbs/8_commands/04_cli.ipynb #5120f372
 def _absolute(what: str | Path) -> str:
     "A path as it is from anywhere; a name as it is."
     return str(Path(what).resolve()) if Path(what).exists() else str(what)
+
+
+def _question(model, data, protocol, baseline) -> dict:
+    "What an evaluation is asked, whatever folder that is said from."
+    paths = dict(model=model, data=data, baseline=baseline)
+    return dict(protocol=protocol, **{name: x and _absolute(x) for name, x in paths.items()})
 
 
 def _measure(model, data, protocol, baseline, names, **options) -> dict:
@@ -269,7 +275,7 @@ def _measure(model, data, protocol, baseline, names, **options) -> dict:
     table = summary(rows)
     return dict(rows=rows, table=table, text=show_summary(table), figure=plot_curves(rows, names))
 
-# %% ../nbs/8_commands/04_cli.ipynb #2c8e909a
+# %% ../nbs/8_commands/04_cli.ipynb #bde1a396
 @app.command('evaluate')
 def evaluate_command(
     model: Annotated[str, typer.Argument(
@@ -302,8 +308,7 @@ def evaluate_command(
 ):
     "Score a model beside a baseline and trivial predictors; exit code 3 when a sentinel objects."
     from synthdepth.evaluation import evaluate_model, given_size, print_report
-    asked = dict(model=_absolute(model), data=data and _absolute(data), protocol=protocol,
-                 baseline=baseline and _absolute(baseline))
+    asked = _question(model, data, protocol, baseline)
     if not out: out = folder_for(results_folder(model, data), asked) if data else Path(model)
     options = dict(geometry=geometry, corruptions=_measure if corruptions else None,
                    min_depth=min_depth, max_depth=max_depth, train_data=train_data)

@@ -14,5 +14,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'order': ['ordinal_metrics'],
     'geometry': ['GEOMETRY', 'geometry_metrics'],
     'image_metric': ['ImageMetric'],
-    'objectives': ['Objective', 'objective_for', 'objective_loss', 'parse_loss'],
+    'objectives': ['OBJECTIVES', 'Objective', 'objective_for', 'objective_loss', 'parse_loss'],
 })

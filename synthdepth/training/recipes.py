@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['CHOICES', 'POSITIVE', 'SHARES', 'RECIPES', 'RUN', 'FinetuneError', 'check_choice', 'check_number', 'check_values',
            'check_size', 'check_loss', 'check_range', 'epoch_pairs', 'variation', 'check_together', 'Recipe',
-           'recipe_objective', 'recipe_protocol', 'make_recipe', 'followed', 'given_parameters', 'refuse_unknown',
-           'make_splits', 'start_model']
+           'predicts_of', 'recipe_objective', 'recipe_protocol', 'make_recipe', 'followed', 'given_parameters',
+           'refuse_unknown', 'make_splits', 'start_model']
 
-# %% ../../nbs/5_training/01_recipes.ipynb #f3bc8d29
+# %% ../../nbs/5_training/01_recipes.ipynb #a7ff27dd
 import math
 from dataclasses import MISSING, dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
+
+from torch import nn
 
 from ..data import MAX_DEPTH, MIN_DEPTH, Augment, DataError, DepthData, open_data
 from ..data import split_by_scene, split_over_images
@@ -125,7 +127,7 @@ def variation(
                        crop=recipe.crop)
     except ValueError as e: raise FinetuneError(f'{e}') from e
 
-# %% ../../nbs/5_training/01_recipes.ipynb #10d90fea
+# %% ../../nbs/5_training/01_recipes.ipynb #89a74726
 def check_together(
     recipe: 'Recipe',  # its hyper-parameters
 ):
@@ -144,7 +146,15 @@ def check_together(
             "in every epoch: frozen='encoder', no unfreeze, jitter=0, "
             'no saturation, hue, gamma or crop')
 
-# %% ../../nbs/5_training/01_recipes.ipynb #4e01819b
+
+def _checked(recipe: 'Recipe'):
+    "Check all values, and turn lists into tuples."
+    check_values(vars(recipe))
+    object.__setattr__(recipe, 'size', tuple(recipe.size))
+    object.__setattr__(recipe, 'unfreeze', epoch_pairs(recipe.unfreeze))
+    check_together(recipe)
+
+# %% ../../nbs/5_training/01_recipes.ipynb #5e984353
 @dataclass(frozen=True)
 class Recipe:
     "Every hyper-parameter of a fine-tune."
@@ -181,11 +191,15 @@ class Recipe:
     max_skipped: float = .1        # share of skipped optimiser steps at which the run ends
     seed: int = 0                  # of the split, the order and the augmentation
 
-    def __post_init__(self):
-        check_values(vars(self))
-        object.__setattr__(self, 'size', tuple(self.size))
-        object.__setattr__(self, 'unfreeze', epoch_pairs(self.unfreeze))
-        check_together(self)
+    def __post_init__(self): _checked(self)
+
+# %% ../../nbs/5_training/01_recipes.ipynb #4770ea04
+def predicts_of(
+    net: nn.Module,  # a model, perhaps wrapped for several processes
+) -> str:            # one of PREDICTS
+    "What a model says that it predicts; metres where it says nothing."
+    while not hasattr(net, 'predicts') and hasattr(net, 'module'): net = net.module
+    return getattr(net, 'predicts', 'metric')
 
 # %% ../../nbs/5_training/01_recipes.ipynb #81ae56e5
 def recipe_objective(

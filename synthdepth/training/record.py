@@ -7,7 +7,7 @@ __all__ = ['LOOKED_INTO', 'PACKAGES', 'SECONDS', 'git_revision', 'file_bytes', '
            'describe_run', 'flat_request', 'run_name', 'has_begun', 'cannot_write', 'begin_run', 'keep_record', 'moved',
            'write_status', 'write_log', 'tensorboard_writer', 'pace', 'Progress']
 
-# %% ../../nbs/5_training/09_record.ipynb #feba16d4
+# %% ../../nbs/5_training/09_record.ipynb #27db8cb5
 import csv
 import hashlib
 import json
@@ -28,8 +28,8 @@ from ..data import DepthData, Member
 from ..errors import disagreements
 from ..files import whole, write_json
 from ..models import DepthModel
-from .recipes import FinetuneError, Recipe, recipe_objective
-from .recipes import recipe_protocol
+from .recipes import FinetuneError, Recipe, predicts_of
+from .recipes import recipe_objective, recipe_protocol
 
 # %% ../../nbs/5_training/09_record.ipynb #e6181ad0
 def git_revision() -> str | None:  # as `git describe` says it; None outside of a repository
@@ -65,7 +65,7 @@ def data_fingerprint(
             raise FinetuneError(f'{c.rgb}, {c.depth}: cannot be read: {e.strerror or e}') from e
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/5_training/09_record.ipynb #97d29ff1
+# %% ../../nbs/5_training/09_record.ipynb #214bf78f
 def place_of(
     data: DepthData,  # opened from a folder, or from a file that says how to read one
 ) -> str:             # absolute path
@@ -96,9 +96,10 @@ def describe_run(
         recipe=asdict(recipe), model=model.name, weights=weights,
         data=each(place_of), scenes=each(lambda x: sorted(x.scenes)),
         captures=each(len), unit=each(unit_of), fingerprint=each(data_fingerprint))
-    objective = recipe_objective(recipe, model.predicts)
+    predicts = predicts_of(model)
+    objective = recipe_objective(recipe, predicts)
     return dict(asked=asked, objective=dict(loss=str(objective), target=objective.target),
-                protocol=recipe_protocol(recipe, model.predicts).to_dict(),
+                protocol=recipe_protocol(recipe, predicts).to_dict(),
                 versions={p: version(p) for p in PACKAGES}, python=platform.python_version(),
                 machine=platform.machine(), git=git_revision())
 
