@@ -256,7 +256,7 @@ def folder_for(
         if known in (None, asked): return out
         out = out.with_name(f'{out.name.removesuffix(f"-{n - 1}")}-{n}')
 
-# %% ../nbs/8_commands/04_cli.ipynb #5120f372
+# %% ../nbs/8_commands/04_cli.ipynb #81e126ae
 def _absolute(what: str | Path) -> str:
     "A path as it is from anywhere; a name as it is."
     return str(Path(what).resolve()) if Path(what).exists() else str(what)
@@ -268,6 +268,12 @@ def _question(model, data, protocol, baseline) -> dict:
     return dict(protocol=protocol, **{name: x and _absolute(x) for name, x in paths.items()})
 
 
+def _note_question(out: Path, asked: dict):
+    "Leave beside the results what they answer, and say where they are."
+    write_json(out/ASKED, asked)
+    print(f'written: {out}')
+
+
 def _measure(model, data, protocol, baseline, names, **options) -> dict:
     "What an evaluation keeps of the robustness of a model."
     from synthdepth.evaluation import measure_robustness, plot_curves, show_summary, summary
@@ -275,7 +281,7 @@ def _measure(model, data, protocol, baseline, names, **options) -> dict:
     table = summary(rows)
     return dict(rows=rows, table=table, text=show_summary(table), figure=plot_curves(rows, names))
 
-# %% ../nbs/8_commands/04_cli.ipynb #bde1a396
+# %% ../nbs/8_commands/04_cli.ipynb #12dd6dff
 @app.command('evaluate')
 def evaluate_command(
     model: Annotated[str, typer.Argument(
@@ -314,8 +320,7 @@ def evaluate_command(
                    min_depth=min_depth, max_depth=max_depth, train_data=train_data)
     evaluate_model(model, data, protocol, baseline, given_size(height, width), out,
                    show_anyway=show_anyway, kind=kind, scale=scale, show=print_report, **options)
-    write_json(out/ASKED, asked)
-    print(f'written: {out}')
+    _note_question(out, asked)
 
 # %% ../nbs/8_commands/04_cli.ipynb #c2099810
 @app.command('predict')
