@@ -659,7 +659,8 @@ def test_the_range_is_recorded_as_a_protocol(tmp_path):
 WRONG = dict(
     lr='fast', weight_decay=-1, batch_size=2.5, accumulate=0, epochs='3', t_max=0, clip=0,
     patience=1.5, select='test', split='views', size=[64], min_depth=12., max_depth=-1,
-    variance_focus=2, frozen=1, unfreeze=[3], layer_decay=0, flip='no', jitter=3, saturation=-1,
+    loss='l1', variance_focus=2, frozen=1, unfreeze=[3], layer_decay=0, flip='no', jitter=3,
+    saturation=-1,
     hue=-1, gamma=-1, crop=0., precision='fp8', channels_last='False', compile='no',
     checkpointing=1, cache_features='half', max_skipped=7, seed=-1)
 

@@ -232,16 +232,20 @@ def write_results(
     with whole(out/'grid.png') as part: result['grid'].save(part, format='png')
     if 'corruptions' in result: _write_corruptions(result['corruptions'], out, protocol)
 
-# %% ../../nbs/6_evaluation/09_reporting.ipynb #a883cddf
+# %% ../../nbs/6_evaluation/09_reporting.ipynb #44cdde78
 def deliver(
     result: dict,             # of `evaluate_models`
     out: str | Path | None,   # folder; None writes nothing
     show: Callable | None = None,  # is given the result first, for example `print_report`
 ):
-    "Show and write a result; where writing fails it is printed, and then WriteError."
-    if show: show(result)
-    if out is None: return
-    try: write_results(result, out)
+    "Show a result and write it; where one of the two fails the other is done all the same."
+    unread = None
+    try:
+        if show: show(result)
+    except OSError as e: unread = e  # a full disk, or a reader that has gone away
+    try:
+        if out is not None: write_results(result, out)
     except OSError:
         if not show: print_report(result)
         raise
+    if unread: raise unread
