@@ -343,7 +343,12 @@ def test_depth_of_another_size_is_read_where_that_is_stated(tmp_path):
     (folder/'dataset.json').write_text(json.dumps(info))
     for data in (told, open_data(folder)):
         assert data[0].rgb.shape == (24, 32, 3) and data[0].depth.shape == (24, 32)
-        assert next(iter(loader(data, None)))['rgb'].shape == (2, 3, 24, 32)
+        batch = next(iter(loader(data, None)))
+        assert batch['rgb'].shape == (2, 3, 24, 32)
+        camera = data.captures[0].intrinsics  # of the picture, which is twice as large
+        assert data[0].capture.intrinsics == camera.scaled(.5, .5)
+        assert batch['intrinsics'][0, 0] == pytest.approx(camera.fx/2)
+    assert not any('intrinsics' in p for p in check_data(folder, progress=False).problems)
 
 
 @pytest.mark.parametrize('change, message', [

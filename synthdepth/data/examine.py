@@ -138,7 +138,7 @@ class Examined:
     codes: np.ndarray | None = None   # stored depth values that occur; None for floats
     depths: np.ndarray | None = None  # pixels in each of `DEPTH_BINS`
 
-# %% ../../nbs/2_data/14_examine.ipynb #924cd31c
+# %% ../../nbs/2_data/14_examine.ipynb #2e58a4f3
 def examine_pair(
     capture: Capture,         # its files and camera
     format: DepthFormat,      # how stored numbers become metres
@@ -150,7 +150,9 @@ def examine_pair(
     "What can be said about a capture whose depth was read."
     file = str(capture.depth)
     useless = check_depth(depth, file)
-    found = Examined([*findings, *check_camera(capture, depth.shape), *useless])
+    seen = rgb.shape[:2] if format.fit_rgb and rgb is not None else depth.shape
+    wrong = check_camera(capture, depth.shape) and check_camera(capture, seen)
+    found = Examined([*findings, *wrong, *useless])
     covered = rgb is not None and (format.fit_rgb or rgb.shape[:2] == depth.shape)
     if covered and not useless: found.signs = signs(*shrink(rgb, depth))
     files = dict(rgb=capture.rgb.name, depth=capture.depth.name)
