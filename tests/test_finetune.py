@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -497,7 +498,7 @@ def test_batch_size_by_the_memory_that_is_free(folder, tmp_path, monkeypatch):
     fixed = 3*sum(p.nbytes for p in model.parameters())
     def found(pictures):
         free = SimpleNamespace(available=fixed + 4*picture*pictures)
-        monkeypatch.setattr(module.psutil, 'virtual_memory', lambda: free)
+        monkeypatch.setattr(psutil, 'virtual_memory', lambda: free)
         return module.largest_batch(model, recipe, accelerator, 64)
     assert [found(n) for n in (.1, 1.1, 9.1, 1000)] == [1, 1, 9, 64]
     assert torch.equal(weights_of(model), before)

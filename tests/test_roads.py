@@ -13,6 +13,7 @@ from toy import toy_capture, write_flat, write_synthdepth, write_tasks
 
 from synthdepth.data import DataError, Pairs, check_data, keep_captures, loader, open_data
 from synthdepth.data import pack_dataset, read_stored, save_stated, split_by_scene
+from synthdepth.scenes.dataset_folder import RenderError, begin
 
 SIZE = (24, 32)
 CODES = np.arange(24*32).reshape(SIZE)*7 + 500  # whole numbers, all different, below 6,000
@@ -205,6 +206,15 @@ def capitals(root):
     for path in [p for p in root.rglob('*') if p.suffix in ('.png', '.jpg', '.mat', '.npy')]:
         if path.name in ('splits.mat', 'nyu_depth_v2_labeled.mat'): continue
         path.rename(path.with_suffix(path.suffix.upper()))
+
+
+def test_rendering_begins_where_a_file_manager_has_looked(tmp_path):
+    clutter(tmp_path)
+    begin(tmp_path, dict(extras=()))
+    assert (tmp_path/'rgb').is_dir()
+    (tmp_path/'notes.txt').touch()
+    with pytest.raises(RenderError, match='holds files that are not a dataset .*notes.txt'):
+        begin(tmp_path, dict(extras=()))
 
 
 ALL = WRITERS | dict(flat=write_flat, tasks=write_tasks, synthdepth=write_synthdepth)

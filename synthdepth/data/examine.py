@@ -4,7 +4,7 @@
 __all__ = ['KINDS', 'DARK', 'BRIGHT', 'DEPTH_BINS', 'Finding', 'from_message', 'attempt', 'check_picture', 'check_depth',
            'check_camera', 'measure', 'Examined', 'examine_pair', 'examine_capture', 'Survey', 'survey']
 
-# %% ../../nbs/2_data/14_examine.ipynb #57dc9de8
+# %% ../../nbs/2_data/14_examine.ipynb #1be03857
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from .dataset import Capture, DepthFormat, read_raw, sizes_differ, to_depth
 from .pairing import Signs, shrink, signs
 from .stored import DataError, read_rgb
+from ..machine import usable_cores
 
 # %% ../../nbs/2_data/14_examine.ipynb #bd6c0237
 KINDS = {
@@ -190,17 +191,17 @@ class Survey:
     signs: list[Signs]       # of these
     findings: list[Finding]  # about single captures, in their order
 
-# %% ../../nbs/2_data/14_examine.ipynb #a9ec554a
+# %% ../../nbs/2_data/14_examine.ipynb #ec31680b
 def survey(
     captures: Sequence[Capture],  # in order
     format: DepthFormat,          # how stored numbers become metres
-    workers: int | None = None,   # threads; None: as many as suit the machine
+    workers: int | None = None,   # threads; None: as many as there are usable cores
     progress: bool = False,       # show a progress bar
 ) -> Survey:
     "Reads every capture once, on several threads."
     found = Survey(pd.DataFrame(), None, np.zeros(len(DEPTH_BINS) - 1, int), [], [], [])
     rows, used = [], np.zeros(2**16, bool)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         examined = pool.map(lambda c: examine_capture(c, format), captures)
         bar = tqdm(examined, 'check', len(captures), unit='capture',
                    disable=None if progress else True)

@@ -5,7 +5,7 @@ __all__ = ['KEPT', 'WORK', 'FORMAT_VERSION', 'write_picture', 'captures_file', '
            'capture_metadata', 'save_view', 'installed_version', 'builds', 'begin', 'check_same', 'claim',
            'summarise_faults', 'finish']
 
-# %% ../../nbs/1_scenes/13_dataset_folder.ipynb #593090bc
+# %% ../../nbs/1_scenes/13_dataset_folder.ipynb #9c1f33f4
 import json
 import platform
 from collections import Counter
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..camera import Intrinsics
 from ..errors import disagreements
-from ..files import sweep, whole, write_json, write_text
+from ..files import is_clutter, sweep, whole, write_json, write_text
 from .description import Factors, Scene, View, camera_pose, sun_direction
 from .exact_depth import millimetres
 from .mitsuba_scene import RenderError, choose_variant
@@ -117,7 +117,7 @@ def builds(
                 pyoidn=installed_version('pyoidn') if denoise else None, machine=platform.machine(),
                 synthdepth=installed_version('synthdepth'))
 
-# %% ../../nbs/1_scenes/13_dataset_folder.ipynb #8dbb484f
+# %% ../../nbs/1_scenes/13_dataset_folder.ipynb #6f5889f5
 def begin(
     out: Path,        # folder, new or empty
     generator: dict,  # with what it is rendered
@@ -125,7 +125,7 @@ def begin(
     "Make the folders of a dataset; RenderError when there is something else in them."
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise RenderError(f'cannot make the folder {out}: {e.strerror}') from e
-    if foreign := sorted(p.name for p in out.iterdir() if p.name != WORK):
+    if foreign := sorted(p.name for p in out.iterdir() if not is_clutter(p.name)):
         raise RenderError(f'{out} holds files that are not a dataset ({", ".join(foreign[:3])}); '
                           'choose an empty or new folder')
     try:

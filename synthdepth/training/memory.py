@@ -6,12 +6,11 @@
 __all__ = ['kept_bytes', 'statistics_kept', 'recomputed', 'recompute_activations', 'largest_possible', 'left_as_it_was',
            'counted_batch', 'largest_batch', 'batch_of_all', 'feature_dtype', 'check_cache_folder', 'keep_features']
 
-# %% ../../nbs/5_training/08_memory.ipynb #496e1bd9
+# %% ../../nbs/5_training/08_memory.ipynb #4d925c6d
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size, gather_object
@@ -20,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
 from ..data import CacheError, cache_folder
-from ..machine import NotWritable, check_writable
+from ..machine import NotWritable, check_writable, free_memory
 from ..models import DepthModel, FeatureCache
 from .processes import batch_norms, first_decides, one_normalisation
 from .recipes import FinetuneError, Recipe
@@ -108,14 +107,14 @@ def left_as_it_was(
         for p in model.parameters(): p.grad = None
         for b, old in zip(model.buffers(), buffers): b.copy_(old)
 
-# %% ../../nbs/5_training/08_memory.ipynb #e3ffc91b
+# %% ../../nbs/5_training/08_memory.ipynb #7ea5da29
 def counted_batch(
     forward: Callable[[int], Tensor],  # of that many pictures
     params: list[nn.Parameter],        # that train
     most: int,                         # pictures
 ) -> int:                              # pictures
     "How many pictures fit the memory that is free, by counting."
-    free = psutil.virtual_memory().available - 3*sum(p.nbytes for p in params)
+    free = free_memory() - 3*sum(p.nbytes for p in params)
     return max(1, min(most, int(free/2/kept_bytes(lambda: forward(2)))))
 
 # %% ../../nbs/5_training/08_memory.ipynb #875d5bbc
