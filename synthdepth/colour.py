@@ -49,7 +49,7 @@ def _floats_to_8_bits(gray: np.ndarray) -> np.ndarray:
                          'expected 0 to 1, or 0 to 255')
     return np.rint(gray*(255 if high <= 1 else 1)).astype(np.uint8)
 
-# %% ../nbs/04_colour.ipynb #b1175a56
+# %% ../nbs/04_colour.ipynb #7a4d2f88
 ORIENTATION = 0x0112  # the EXIF tag that says how a picture is to be turned; 1: it stands upright
 
 
@@ -57,12 +57,12 @@ def picture_to_rgb(
     picture: Image.Image,  # of any mode
 ) -> np.ndarray:           # (H,W,3) uint8 sRGB, upright
     "Any picture in 8-bit colour; ValueError where its numbers have no range that is known."
-    picture = ImageOps.exif_transpose(picture)
+    if picture.getexif().get(ORIENTATION, 1) != 1: picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith('I'):
         picture = Image.fromarray(_whole_numbers_to_8_bits(np.array(picture)))
     elif picture.mode == 'F':
         picture = Image.fromarray(_floats_to_8_bits(np.array(picture)))
-    return np.array(picture.convert('RGB'))
+    return np.array(picture if picture.mode == 'RGB' else picture.convert('RGB'))
 
 # %% ../nbs/04_colour.ipynb #0db2f488
 def robust_limits(

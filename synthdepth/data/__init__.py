@@ -3,7 +3,7 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'stored': ['DataError', 'Member', 'read_rgb', 'read_stored'],
+    'stored': ['DataError', 'Member', 'picture_size', 'read_rgb', 'read_stored'],
     'dataset': ['Capture', 'DepthData', 'DepthFormat', 'Sample', 'read_depth'],
     'native': ['LAYOUTS'],
     'stated': ['save_stated'],

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LabeledPicture', 'IbimsPicture']
 
-# %% ../../nbs/2_data/06_benchmarks.ipynb #ebd33425
+# %% ../../nbs/2_data/06_benchmarks.ipynb #88e829e6
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,16 +85,16 @@ def _list_kitti(root: Path, **_) -> Listing:
                                 f'are the raw drives below {root}?')
     return Listing(captures, _KITTI, problems)
 
-# %% ../../nbs/2_data/06_benchmarks.ipynb #2b910c85
+# %% ../../nbs/2_data/06_benchmarks.ipynb #e6a293b1
 _DIODE_CAMERA = Intrinsics(886.81, 927.06, 512., 384.)  # intrinsics.txt of the authors' kit
 
 
-def _find_diode(root: Path) -> Iterator[str]:
-    "Paths of depth maps, at any level, without `_depth` and what follows."
+def _diode_stems(paths: Iterable[str]) -> Iterator[str]:
+    "Those of depth maps, without `_depth` and what follows."
     ending = re.compile(r'(.*)_depth\.(?i:npy)')
-    return (m[1] for m in map(ending.fullmatch, files_below(root)) if m)
+    return (m[1] for m in map(ending.fullmatch, paths) if m)
 
-# %% ../../nbs/2_data/06_benchmarks.ipynb #b5e24a7e
+# %% ../../nbs/2_data/06_benchmarks.ipynb #96e99ca3
 def _diode_files(stem: str, beside: dict[str, str]) -> list[str | None]:
     "Picture, depth and mask of one capture, in whatever case their endings are."
     ends = ('_depth.npy', '_depth_mask.npy')
@@ -103,11 +103,12 @@ def _diode_files(stem: str, beside: dict[str, str]) -> list[str | None]:
             *(beside.get((stem + end).lower()) for end in ends)]
 
 
-@layout('diode', lambda root: any(_find_diode(root)), usual=(.8, 60.))
+@layout('diode', lambda root: any(_diode_stems(files_below(root))), usual=(.8, 60.))
 def _list_diode(root: Path, **_) -> Listing:
-    captures, problems = [], []
-    beside = {path.lower(): path for path in files_below(root)}
-    for n, stem in enumerate(sorted(_find_diode(root), key=lambda s: f'{s}_depth.npy'.split('/'))):
+    captures, problems, paths = [], [], list(files_below(root))
+    beside = {path.lower(): path for path in paths}
+    stems = sorted(_diode_stems(paths), key=lambda stem: f'{stem}_depth.npy'.split('/'))
+    for n, stem in enumerate(stems):
         name, files = stem.rpartition('/')[2], _diode_files(stem, beside)
         lonely = [end for end, file in zip(('.png', '_depth.npy', '_depth_mask.npy'), files)
                   if file is None]

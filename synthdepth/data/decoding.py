@@ -5,7 +5,7 @@ __all__ = ['GRAY', 'metres_table', 'table_of', 'picks', 'ray_lengths_after', 'De
            'reading_threads', 'native_size', 'native_sizes', 'kept_spec', 'fill_kept', 'describe_captures',
            'memory_for_captures', 'check_memory', 'keep_captures']
 
-# %% ../../nbs/2_data/20_decoding.ipynb #737f47d6
+# %% ../../nbs/2_data/20_decoding.ipynb #0d34af55
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
+import PIL
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -22,7 +22,7 @@ from ..camera import Intrinsics, centre_box, depth_to_distance
 from .cache import cache_key, cached_arrays, files_state, say_bytes, spec_bytes
 from .dataset import Capture, DepthData, DepthFormat, read_raw
 from .preprocessing import camera_after, crop_centre, resize_depth, resize_rgb
-from .stored import DataError, Member, read_picture, read_rgb, read_stored
+from .stored import DataError, picture_size, read_picture, read_rgb
 from ..files import files_below
 from ..machine import free_memory, usable_cores
 
@@ -154,21 +154,13 @@ def reading_threads() -> ThreadPoolExecutor:
     "Threads that read for this process; a forked one gets its own."
     return _threads_of(os.getpid())
 
-# %% ../../nbs/2_data/20_decoding.ipynb #5a20acbf
-_WITHOUT_HEAD = ('.npy', '.npz', '.pfm', '.exr')  # kinds of depth files that are read whole
-
-
+# %% ../../nbs/2_data/20_decoding.ipynb #8d264cd3
 def native_size(
     capture: Capture,     # its files
     format: DepthFormat,  # says whether colour is fitted to depth
 ) -> tuple[int, int]:     # height, width in pixels
     "How large a capture is when it is read; DataError where its file cannot be."
-    source = capture.depth if format.fit_rgb else capture.rgb
-    if isinstance(source, Member) and source.decoded: return source.read().shape[:2]
-    if Path(source.name).suffix.lower() in _WITHOUT_HEAD: return read_stored(source).shape
-    try:
-        with source.open('rb') as file, PIL.Image.open(file) as picture: return picture.size[::-1]
-    except (OSError, SyntaxError): return read_picture(source).size[::-1]
+    return picture_size(capture.depth if format.fit_rgb else capture.rgb)
 
 
 def native_sizes(

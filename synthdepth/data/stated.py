@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATED', 'Stated', 'check_stated', 'read_stated', 'save_stated', 'camera_of_picture', 'as_stated', 'read_as_stated']
 
-# %% ../../nbs/2_data/04_stated.ipynb #e9c7f03d
+# %% ../../nbs/2_data/04_stated.ipynb #190ee512
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,12 +13,10 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 
-from PIL import Image
-
 from ..camera import Intrinsics
 from .dataset import Capture, DepthFormat
 from .native import LAYOUTS, Listing
-from .stored import DataError, Member, Picture, read_rgb
+from .stored import DataError, Picture, picture_size
 from ..files import write_json
 
 # %% ../../nbs/2_data/04_stated.ipynb #99459488
@@ -133,17 +131,14 @@ def save_stated(
     write_json(path, read_stated(folder, **given)[1].given(), error=DataError)
     return path
 
-# %% ../../nbs/2_data/04_stated.ipynb #c5179f17
+# %% ../../nbs/2_data/04_stated.ipynb #1c9c238c
 def camera_of_picture(
     source: Picture | str,  # a picture
     fov: float,             # vertical field of view, degrees
 ) -> Intrinsics | None:     # None where the picture cannot be read
     "A camera with this field of view and this picture's size."
-    try:
-        if isinstance(source, Member): height, width = read_rgb(source).shape[:2]
-        else:
-            with Image.open(source) as picture: width, height = picture.size
-    except (OSError, SyntaxError, ValueError): return None
+    try: height, width = picture_size(source)
+    except DataError: return None
     return Intrinsics.from_fov(fov, width, height)
 
 # %% ../../nbs/2_data/04_stated.ipynb #11716bfd

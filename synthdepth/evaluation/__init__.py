@@ -4,8 +4,7 @@ import lazy_loader
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'prediction': ['PredictionError', 'predict', 'predict_captures'],
-    'matching': ['MatchError', 'bare_parts', 'find_maps', 'fitting_maps', 'index_maps',
-        'match_maps', 'name_parts'],
+    'matching': ['MatchError', 'find_maps', 'maps_of_their_own', 'match_maps'],
     'stored_predictions': ['StoredError', 'StoredPredictions'],
     'scores': ['SentinelError', 'score_models', 'score_pictures', 'scores_table', 'write_rows'],
     'trivial': ['ConstantDepth', 'NothingToScore', 'trivial_predictors'],
@@ -17,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         'panel_page', 'prediction_grid'],
     'reporting': ['PAIR', 'compare', 'print_report', 'report', 'show_table', 'write_results'],
     'assessment': ['evaluate_models'],
-    'naming': ['named_model'],
+    'naming': ['distinct_ends', 'named_model'],
     'evaluate': ['evaluate_model', 'evaluate_run', 'given_size', 'original_model', 'with_range'],
     'filters': ['BatchRandom', 'disc_kernel', 'filter_pictures', 'gaussian_kernel',
         'motion_kernels'],

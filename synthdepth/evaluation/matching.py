@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['MAP_ENDINGS', 'PICTURE_ENDINGS', 'COLOUR_ENDING', 'bare_name', 'name_parts', 'bare_parts', 'walk_files', 'find_maps',
-           'MapIndex', 'index_maps', 'fitting_maps', 'MatchError', 'match_maps']
+           'MapIndex', 'index_maps', 'fitting_maps', 'all_fits', 'maps_of_their_own', 'MatchError', 'match_maps']
 
 # %% ../../nbs/6_evaluation/02_matching.ipynb #f13aedfd
 import os
@@ -126,6 +126,29 @@ def fitting_maps(
             (index.name, [bare[-1]]*alone)]
     return next((known[key] for known, keys in ways for key in keys if key in known), [])
 
+# %% ../../nbs/6_evaluation/02_matching.ipynb #9c96b0c8
+def all_fits(
+    captures: Sequence[Capture],  # all that are asked for
+    maps: Mapping[tuple, Path],   # of `find_maps`
+) -> list[list[Path]]:            # of each capture, as from `fitting_maps`
+    "The maps that may be each capture's."
+    index = index_maps(maps)
+    names = [bare_parts(name_parts(str(c.rgb)))[-1] for c in captures]
+    times = Counter(names)
+    return [fitting_maps(c, index, times[name] == 1) for c, name in zip(captures, names)]
+
+
+def maps_of_their_own(
+    captures: Iterable[Capture],  # all that can be looked at
+    maps: Mapping[tuple, Path],   # of `find_maps`
+) -> dict[str, Path]:             # picture -> map, where the two belong to each other alone
+    "The captures for which it is clear which map is theirs."
+    captures = list({str(c.rgb): c for c in captures}.values())
+    fits = all_fits(captures, maps)
+    users = Counter(path for paths in fits for path in paths)
+    return {str(c.rgb): paths[0] for c, paths in zip(captures, fits)
+            if len(paths) == 1 and users[paths[0]] == 1}
+
 # %% ../../nbs/6_evaluation/02_matching.ipynb #f2a94196
 class MatchError(SynthdepthError, ValueError):
     "Maps and captures do not fit together; the message names some of both."
@@ -159,20 +182,18 @@ def _check_pairs(folder: Path, captures: Sequence[Capture], found: list[list[Pat
                          f'{twice[0].relative_to(folder)} fits {_some(users)}; expected a map for '
                          'each, named with the folder of its picture')
 
-# %% ../../nbs/6_evaluation/02_matching.ipynb #6fdecdfa
+# %% ../../nbs/6_evaluation/02_matching.ipynb #5f293ccd
 def match_maps(
     captures: Sequence[Capture],  # of a dataset
     folder: str | Path,           # with maps
     maps: Mapping[tuple, Path],   # of `find_maps`
 ) -> tuple[list[Path], list[Path]]:  # the map of each capture; and those that belong to none
     "Pairs by name; MatchError where a map is missing or it is not clear which is meant."
-    folder, index = Path(folder), index_maps(maps)
+    folder = Path(folder)
     if not maps:
         raise MatchError(f'{folder}: found no map, expected files that end in '
                          f'{", ".join(MAP_ENDINGS)}')
-    names = [bare_parts(name_parts(str(c.rgb)))[-1] for c in captures]
-    times = Counter(names)
-    found = [fitting_maps(c, index, times[name] == 1) for c, name in zip(captures, names)]
+    found = all_fits(captures, maps)
     _check_pairs(folder, captures, found, maps)
     chosen = [fits[0] for fits in found]
     used = set(chosen)

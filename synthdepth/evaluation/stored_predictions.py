@@ -2,24 +2,21 @@
 
 # %% auto #0
 __all__ = ['STATEMENT', 'STATED', 'SHAPE_TOLERANCE', 'StoredError', 'read_statement', 'checked_kind', 'checked_scale', 'read_map',
-           'fitted', 'picture_size', 'StoredPredictions', 'look_up', 'stored_notes', 'need_networks', 'is_stored']
+           'fitted', 'StoredPredictions', 'look_up', 'stored_notes', 'need_networks', 'is_stored']
 
-# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #60750660
+# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #39630e4f
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..camera import centre_box
-from ..colour import ORIENTATION
 from ..errors import SynthdepthError
-from ..data import Capture, Member, read_stored
+from ..data import Capture, picture_size, read_stored
 from ..metrics import PREDICTS
 from .matching import find_maps, match_maps
 
@@ -112,17 +109,6 @@ def fitted(
         return F.interpolate(seen, size, mode='bilinear', antialias=True)
     if centre < 1: x = resized(x, native)[..., top:top + height, left:left + width]
     return resized(x, size)[0, 0]
-
-# %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #ba79a428
-@lru_cache(4096)
-def picture_size(
-    picture: Path | Member,  # of a capture
-) -> tuple[int, int]:        # height, width in pixels, upright
-    "The size of a picture, from the head of its file."
-    if isinstance(picture, Member) and picture.decoded: return tuple(picture.read().shape[:2])
-    with picture.open('rb') as file, Image.open(file) as image:
-        turned = image.getexif().get(ORIENTATION, 1) >= 5
-        return image.size if turned else image.size[::-1]
 
 # %% ../../nbs/6_evaluation/03_stored_predictions.ipynb #9c4bcbd1
 class StoredPredictions:

@@ -7,8 +7,8 @@ __all__ = ['ENTRY', 'MEMORY', 'SHARES', 'buffers_in', 'Recent', 'memory_share', 
            'as_model', 'made_elsewhere', 'ask', 'pair_maps', 'known_camera', 'start_comparison', 'add_predictions',
            'ScoredCaptures', 'Comparisons', 'make_comparison', 'change_conditions']
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #87d857fb
-from collections import Counter, OrderedDict
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #bfcbe0eb
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from ..camera import Intrinsics
 from ..data import Capture, preprocess
-from ..evaluation import CORRUPTIONS, bare_parts, fitting_maps, index_maps, name_parts
-from ..evaluation import named_model, predict_captures
+from ..evaluation import CORRUPTIONS, maps_of_their_own, named_model, predict_captures
 from .captures import list_captures, read_capture
 from .comparison import Comparison, add_prediction, noting_problems
 from .results import read_results
@@ -158,20 +157,13 @@ def ask(
     centre = conditions.protocol.centre
     return predict_captures(model, rgb[None], [capture], centre).cpu()
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #d36e4e9e
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #6898ab5e
 def pair_maps(
     model: Callable,              # as `as_model` gives it; only a folder of maps is changed
     captures: Iterable[Capture],  # all that can be looked at
 ):
     "Finds the map of each capture that has one to itself."
-    if not hasattr(model, 'maps'): return
-    index, whole = index_maps(model.maps), {str(c.rgb): c for c in captures}
-    names = {rgb: bare_parts(name_parts(rgb))[-1] for rgb in whole}
-    times = Counter(names.values())
-    fits = {rgb: fitting_maps(c, index, times[names[rgb]] == 1) for rgb, c in whole.items()}
-    users = Counter(path for paths in fits.values() for path in paths)
-    model.found = {rgb: paths[0] for rgb, paths in fits.items()
-                   if len(paths) == 1 and users[paths[0]] == 1}
+    if hasattr(model, 'maps'): model.found = maps_of_their_own(captures, model.maps)
 
 # %% ../../nbs/7_inspector/05_comparisons.ipynb #b1bd8caf
 def known_camera(

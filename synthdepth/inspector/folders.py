@@ -6,7 +6,7 @@
 __all__ = ['run_record', 'run_models', 'moved_data', 'run_data', 'open_run', 'model_titles', 'noting', 'load_models',
            'show_heading', 'shows_training', 'show_captures', 'show_folder']
 
-# %% ../../nbs/7_inspector/13_folders.ipynb #a8c47db9
+# %% ../../nbs/7_inspector/13_folders.ipynb #eeeb09d7
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from pathlib import Path
 from IPython.display import HTML, display
 
 from ..data import DepthData, open_data
-from ..evaluation import PAIR, original_model
+from ..evaluation import PAIR, distinct_ends, original_model
 from .comparisons import MEMORY, as_model
 from .inspect import DepthInspector
 from .monitor import TrainingMonitor
@@ -86,7 +86,7 @@ def open_run(
     results = run if (Path(run)/'rows.csv').exists() else None
     return dict(data=run_data(run, data), models=run_models(run), results=results)
 
-# %% ../../nbs/7_inspector/13_folders.ipynb #58d80f9b
+# %% ../../nbs/7_inspector/13_folders.ipynb #00fc379e
 def _parts(source: str | Path) -> tuple[str, ...]:
     "Of a path; that of a run for the model in it."
     if not Path(source).is_dir(): return (str(source),)
@@ -98,12 +98,8 @@ def model_titles(
     sources: Iterable[str | Path],  # registered names, or folders of models, runs, predictions
 ) -> dict:                          # source -> title
     "What models are called on the page; no two folders are called the same."
-    parts, titles = {source: _parts(source) for source in sources}, {}
-    for source, own in parts.items():
-        others, n = [other for other in parts.values() if other != own], 1
-        while n < len(own) and any(own[-n:] == other[-n:] for other in others): n += 1
-        titles[source] = '/'.join(own[-n:])
-    return titles
+    sources = list(dict.fromkeys(sources))
+    return dict(zip(sources, distinct_ends([_parts(source) for source in sources])))
 
 # %% ../../nbs/7_inspector/13_folders.ipynb #a3450f75
 @contextmanager
