@@ -4,7 +4,7 @@ import lazy_loader
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'weights': ['load_weights', 'save_weights', 'weight_file'],
-    'contract': ['DepthModel'],
+    'contract': ['Comparison', 'DepthModel', 'FIXED', 'INPUTS', 'check_rgb', 'picture_noise'],
     'registry': ['create_model', 'load_model', 'model_names', 'register'],
     'freezing': ['freeze', 'parameters_in', 'unfreeze'],
     'tiny': ['WEIGHTS', 'Tiny'],

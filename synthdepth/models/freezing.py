@@ -3,18 +3,19 @@
 # %% auto #0
 __all__ = ['parameters_in', 'freeze', 'unfreeze']
 
-# %% ../../nbs/3_models/04_freezing.ipynb #da945c8c
+# %% ../../nbs/3_models/04_freezing.ipynb #4cc286ba
 from torch import nn
 
-from .contract import DepthModel
+from .contract import FIXED, DepthModel
 
-# %% ../../nbs/3_models/04_freezing.ipynb #4891a74a
+# %% ../../nbs/3_models/04_freezing.ipynb #2276f777
 def parameters_in(
     model: DepthModel,      # of any architecture
     what: str | list[str],  # a group ('encoder.3', 'neck'), 'encoder', 'all', or a list of these
 ) -> list[nn.Parameter]:
-    "The parameters of the chosen groups; ValueError for a name that fits none."
+    "The parameters of the chosen groups, never the fixed ones; ValueError where none fits."
     groups, chosen = model.parameter_groups(), {}
+    groups.pop(FIXED, None)
     for name in [what] if isinstance(what, str) else what:
         found = {g: params for g, params in groups.items()
                  if name == 'all' or g == name or g.startswith(f'{name}.')}
