@@ -18,7 +18,7 @@ from toy import write_synthdepth
 
 from synthdepth.data import open_data
 from synthdepth.training import RECIPES, FinetuneError, list_checkpoints, finetune, make_recipe
-from synthdepth.training import make_splits
+from synthdepth.training import load_checkpoint, make_splits
 from synthdepth.models import create_model, load_model
 from synthdepth.runner import notebook_path
 
@@ -35,6 +35,9 @@ def folder(tmp_path_factory):
 def fresh():
     torch.manual_seed(1)
     return create_model('tiny', 'none')
+
+
+def name_of(run): return json.loads((run/'run.json').read_text())['name']
 
 
 def weights_of(model): return torch.cat([p.detach().flatten() for p in model.state_dict().values()])
@@ -74,8 +77,9 @@ def test_best_weights_are_those_of_the_best_validation_epoch(folder, tmp_path):
     log = finetune(model, folder, make_recipe('corrected', **QUICK | dict(epochs=4, lr=3e-2)),
                    tmp_path/'run', progress=False)
     best = int(log[log.epoch > 0].set_index('epoch').valid_loss.idxmin())
-    kept = load_model(next(p for p in list_checkpoints(tmp_path/'run')
-                           if p.name == f'epoch_{best:03d}'))
+    kept = fresh()
+    load_checkpoint(next(p for p in list_checkpoints(tmp_path/'run')
+                         if p.name == f'epoch_{best:03d}'), kept, run=name_of(tmp_path/'run'))
     assert torch.equal(weights_of(kept), weights_of(model))
 
 
@@ -325,7 +329,8 @@ def test_gradual_unfreezing(folder, tmp_path):
     sizes = {k: sum(p.numel() for p in v) for k, v in start.items()}
     last_first = [sizes['decoder'], sizes[f'encoder.{n-1}'], sizes[f'encoder.{n-2}']]
     assert list(log.trainable[1:]) == list(np.cumsum(last_first))
-    last = load_model(list_checkpoints(tmp_path/'run')[-1])
+    last = fresh()
+    load_checkpoint(list_checkpoints(tmp_path/'run')[-1], last, run=name_of(tmp_path/'run'))
     moved = {k for k, v in last.parameter_groups().items()
              if not all(torch.equal(a, b) for a, b in zip(v, start[k]))}
     assert moved == {'decoder', f'encoder.{n-1}', f'encoder.{n-2}'}

@@ -1,18 +1,23 @@
 "What a model predicts decides what it is trained towards and how it is scored."
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from toy import write_synthdepth
 
 from synthdepth.data import open_data
 from synthdepth.evaluation import predict
-from synthdepth.metrics import OBJECTIVES, objective_for, objective_loss, parse_loss
+from synthdepth.metrics import OBJECTIVES, evaluate_batch, objective_for, objective_loss, parse_loss
 from synthdepth.metrics import gradient_loss, ssi_loss, standardise
-from synthdepth.models import create_model
-from synthdepth.training import FinetuneError, finetune, make_recipe
+from synthdepth.models import Comparison, DepthModel, create_model, freeze, load_weights
+from synthdepth.models import picture_noise, register, unfreeze, weight_file
+from synthdepth.models.registry import _builders
+from synthdepth.training import FinetuneError, batch_loss, finetune, list_checkpoints
+from synthdepth.training import make_optimizer, make_recipe
 
 SMALL = dict(epochs=8, batch_size=4, lr=1e-3, size=(48, 64), flip=False, jitter=0.)
 
@@ -61,8 +66,8 @@ def test_a_model_of_relative_depth_keeps_its_sign(folder, tmp_path):
 
 
 @pytest.mark.parametrize('predicts, loss, message', [
-    ('disparity', 'silog', 'the model predicts disparity; expected ssi and no silog'),
-    ('depth', 'silog + ssi', 'the model predicts depth; expected ssi and no silog'),
+    ('disparity', 'silog', 'the model predicts disparity; expected ssi or affine_l1 alone'),
+    ('depth', 'silog + ssi', 'the model predicts depth; expected ssi or affine_l1 alone'),
     ('metric', 'ssi + 0.5 gradient', 'the model predicts metric; expected silog')])
 def test_a_loss_that_does_not_fit_is_refused_before_anything_is_made(folder, tmp_path, predicts,
                                                                      loss, message):
@@ -73,7 +78,7 @@ def test_a_loss_that_does_not_fit_is_refused_before_anything_is_made(folder, tmp
 
 
 @pytest.mark.parametrize('text', [
-    'l1', 'silog + silog', '0 silog', '-1 silog', '', 'ssi +', 'ssi ssi'])
+    'huber', 'silog + silog', '0 silog', '-1 silog', '', 'ssi +', 'ssi ssi'])
 def test_what_is_no_loss_is_refused(text):
     with pytest.raises(ValueError, match='expected some of silog, ssi, gradient'): parse_loss(text)
     if text:
@@ -99,3 +104,163 @@ def test_a_picture_without_a_valid_pixel_is_no_perfect_one(predicts):
     depth = torch.ones(1, 8, 8)
     loss = objective_loss(torch.rand(1, 8, 8), depth, depth > 2, OBJECTIVES[predicts])
     assert loss.isnan()
+
+
+# --- comparisons elsewhere than in pixels
+
+
+class Noisy(DepthModel):
+    "Compares a quarter of the picture, under noise; its coder never trains, as that of a latent."
+    predicts, loss = 'depth', 'mse'
+
+    def __init__(self):
+        super().__init__()
+        self.coder = torch.nn.Conv2d(3, 4, 4, 4)
+        self.head = torch.nn.Conv2d(4, 1, 1)
+
+    def encoder_layers(self): return []
+    def fixed_parameters(self): return list(self.coder.parameters())
+    def encode(self, rgb): return [self.coder(rgb)]
+
+    def decode(self, features, size):
+        return torch.nn.functional.interpolate(self.head(features[0]), size)[:, 0]
+
+    def compare(self, features, size, labels):
+        target = labels['depth'][:, ::4, ::4]
+        noise = picture_noise(labels['seed'], target.shape[1:])
+        pred = self.head(features[0])[:, 0]
+        return Comparison(pred + .1*noise, target, labels['valid'][:, ::4, ::4],
+                          extra=noise.mean((1, 2))**2)
+
+
+@pytest.fixture
+def noisy():
+    def build(weights=None, **config):
+        torch.manual_seed(0)
+        model = Noisy()
+        return model if weights in (None, 'none') else load_weights(model, weight_file(weights))
+    register('noisy')(build)
+    yield lambda: create_model('noisy')
+    del _builders['noisy']
+
+
+def a_batch(n=4):
+    depth = torch.rand(n, 48, 64, generator=torch.Generator().manual_seed(1)) + 1
+    rgb = torch.rand(n, 3, 48, 64, generator=torch.Generator().manual_seed(2))
+    return dict(rgb=rgb, depth=depth, valid=depth > 1.2, index=torch.arange(n))
+
+
+def rows(batch, at): return {k: x[at] for k, x in batch.items()}
+
+
+def test_the_fixed_group_is_counted_and_never_trains(noisy):
+    model = noisy()
+    groups = model.parameter_groups()
+    assert list(groups) == ['fixed', 'decoder'] and len(groups['fixed']) == 2
+    assert not any(p.requires_grad for p in groups['fixed'])
+    freeze(model, 'all')
+    assert unfreeze(model, 'all') == 5  # weights and bias of the head
+    with pytest.raises(ValueError, match="no parameter group 'fixed'"): unfreeze(model, 'fixed')
+    assert not model.train().coder.training
+
+
+def test_a_comparison_is_worked_out_by_its_own_loss(noisy):
+    model, batch = noisy(), a_batch()
+    found = model(batch['rgb'], labels=dict(rows(batch, slice(4)), seed=batch['index']))
+    loss, pred = batch_loss(model, batch, make_recipe('corrected'))
+    squares = [((p - t)**2)[v].mean() for p, t, v in zip(found.pred, found.target, found.valid)]
+    expected = torch.stack(squares).mean() + found.extra.mean()
+    assert pred is None and torch.allclose(loss, expected, rtol=1e-6)
+
+
+def test_a_loss_of_the_recipe_compares_pixels(noisy):
+    model, batch = noisy(), a_batch()
+    loss, pred = batch_loss(model, batch, make_recipe('corrected', loss='ssi'))
+    assert torch.equal(loss, ssi_loss(pred, batch['depth'], batch['valid']))
+
+
+def test_what_is_drawn_depends_on_the_picture_alone(noisy):
+    model, batch = noisy(), a_batch()
+    whole = model(batch['rgb'], labels=dict(batch, seed=batch['index'])).pred
+    half = rows(batch, slice(2, 4))
+    part = model(half['rgb'], labels=dict(half, seed=half['index'])).pred
+    assert torch.allclose(whole[2:], part, atol=1e-6)
+    recipe = make_recipe('corrected')
+    assert batch_loss(model, batch, recipe)[0] == batch_loss(model, batch, recipe)[0]
+
+
+def test_a_model_that_draws_resumes_exactly(noisy, folder, tmp_path):
+    recipe = make_recipe('corrected', **SMALL | dict(epochs=3))
+    straight, stopped = noisy(), noisy()
+    log = finetune(straight, folder, recipe, tmp_path/'a', progress=False)
+    coder = straight.coder.weight.clone()
+    finetune(stopped, folder, recipe, tmp_path/'b', progress=False)
+    for part in ('checkpoints/epoch_003', 'model'): shutil.rmtree(tmp_path/'b'/part)
+    (tmp_path/'b'/'log.csv').unlink()
+    again = noisy()
+    resumed = finetune(again, folder, recipe, tmp_path/'b', progress=False)
+    assert torch.equal(again.head.weight, straight.head.weight)
+    assert resumed.train_loss.iloc[-1] == log.train_loss.iloc[-1]
+    assert torch.equal(coder, noisy().coder.weight)
+
+
+def test_checkpoints_hold_only_what_can_change(noisy, folder, tmp_path):
+    recipe = make_recipe('corrected', **SMALL | dict(epochs=1))
+    finetune(noisy(), folder, recipe, tmp_path/'run', progress=False)
+    kept = load_file(list_checkpoints(tmp_path/'run')[-1]/'model.safetensors')
+    assert sorted(kept) == ['head.bias', 'head.weight']
+    whole = load_file(tmp_path/'run'/'model'/'model.safetensors')
+    assert 'coder.weight' in whole
+    asked = json.loads((tmp_path/'run'/'run.json').read_text())['objective']
+    assert asked == dict(loss='mse', target='depth')
+
+
+def test_accumulation_gives_the_same_step(noisy, folder, tmp_path):
+    ends = []
+    for accumulate in (1, 2):
+        recipe = make_recipe('corrected', **SMALL | dict(epochs=1, accumulate=accumulate))
+        model = noisy()
+        finetune(model, folder, recipe, tmp_path/f'{accumulate}', progress=False)
+        ends.append(model.head.weight)
+    assert torch.allclose(*ends, atol=1e-6)
+
+
+# --- what a model needs
+
+
+def test_a_missing_input_is_named(noisy):
+    model = noisy()
+    model.needs = ('rgb', 'focal', 'intrinsics')
+    with pytest.raises(ValueError, match='noisy needs focal, intrinsics beside the picture'):
+        batch_loss(model, a_batch(), make_recipe('corrected'))
+
+
+# --- learning rates of groups
+
+
+def test_a_group_learns_at_its_share():
+    recipe = make_recipe('corrected', lr_scale=[['encoder', .1]], layer_decay=.5)
+    model = create_model('tiny', 'none')
+    adam = make_optimizer(model, recipe, torch.device('cpu'))
+    scales = [g['scale'] for g in adam.param_groups]
+    assert scales[-1] == 1 and scales[-2] == pytest.approx(.05)
+    with pytest.raises(ValueError, match="no parameter group 'head'"):
+        make_optimizer(model, make_recipe('corrected', lr_scale=[['head', 2]]),
+                       torch.device('cpu'))
+    with pytest.raises(FinetuneError, match='factor above 0'):
+        make_recipe('corrected', lr_scale=[['encoder', -1]])
+    with pytest.raises(FinetuneError, match='schedule is'): make_recipe(schedule='linear')
+
+
+# --- alignment
+
+
+@pytest.mark.parametrize('predicts', ['depth', 'disparity'])
+def test_an_alignment_does_not_turn_a_map_over(predicts):
+    depth = a_batch()['depth']
+    right = depth if predicts == 'depth' else 1/depth
+    protocol = OBJECTIVES[predicts].protocol
+    scores = [evaluate_batch(sign*right, depth, None, protocol, predicts)['d1'].mean()
+              for sign in (1, -1)]
+    constant = evaluate_batch(torch.ones_like(depth), depth, None, protocol, predicts)['d1'].mean()
+    assert scores[0] == 1 and scores[1] == constant < .9

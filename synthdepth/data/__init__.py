@@ -23,5 +23,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         'resize_rgb'],
     'decoding': ['keep_captures'],
     'batches': ['FreshPairs', 'Pairs', 'collate', 'loader'],
-    'augment': ['Augment', 'augment_batch', 'crop_resize', 'draw', 'flips', 'recolour'],
+    'augment': ['Augment', 'augment_batch', 'crop_resize', 'draw', 'flips', 'picture_seeds',
+        'recolour'],
 })

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['model_device', 'PredictionError', 'predict', 'predict_captures', 'PredictedBatch', 'predict_batches']
 
-# %% ../../nbs/6_evaluation/01_prediction.ipynb #3cf16c1b
+# %% ../../nbs/6_evaluation/01_prediction.ipynb #23bbffbe
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import SynthdepthError
 from ..data import Capture, DepthData
+from ..models import inputs_of
 
 # %% ../../nbs/6_evaluation/01_prediction.ipynb #bdedd574
 def model_device(
@@ -32,29 +33,33 @@ class PredictionError(SynthdepthError, ValueError):
         self.found = found
         self.expected = expected
 
-# %% ../../nbs/6_evaluation/01_prediction.ipynb #0edfe3ac
+# %% ../../nbs/6_evaluation/01_prediction.ipynb #bd8e2628
 @torch.no_grad()
 def predict(
     model: Callable,  # a DepthModel, or anything that maps rgb (B,3,H,W) to depth (B,H,W)
     rgb: Tensor,      # (B,3,H,W) sRGB in [0,1], on any device
+    **inputs: Tensor, # what a DepthModel needs besides, by name
 ) -> Tensor:          # (B,H,W) float32 in the model's own unit, on the model's device
     "One depth for each pixel, in evaluation mode, without gradients; PredictionError otherwise."
     if isinstance(model, nn.Module): model.eval()
-    answer = torch.as_tensor(model(rgb.to(model_device(model))))
+    device = model_device(model)
+    inputs = {name: x.to(device) for name, x in inputs.items()}
+    answer = torch.as_tensor(model(rgb.to(device), **inputs))
     found, expected = tuple(answer.shape), (len(rgb), *rgb.shape[2:])
     if found != expected: raise PredictionError(found, expected)
     return answer.float()
 
-# %% ../../nbs/6_evaluation/01_prediction.ipynb #98f51520
+# %% ../../nbs/6_evaluation/01_prediction.ipynb #0d719b83
 def predict_captures(
     model: Callable,              # as in `predict`, or with a method `for_captures`
     rgb: Tensor,                  # (B,3,H,W) sRGB in [0,1], their pictures as they are shown
     captures: Sequence[Capture],  # B, whose pictures these are
     centre: float = 1.,           # share of height and width that is shown
+    batch: Mapping[str, Tensor] | None = None,  # what else is known of them, as of `loader`
 ) -> Tensor:                      # (B,H,W) float32 in the model's own unit
     "What a model predicts, or what was predicted elsewhere; PredictionError for another shape."
     look_up = getattr(model, 'for_captures', None)
-    if look_up is None: return predict(model, rgb)
+    if look_up is None: return predict(model, rgb, **inputs_of(model, batch or {}))
     answer, expected = look_up(captures, tuple(rgb.shape[2:]), centre), (len(rgb), *rgb.shape[2:])
     if tuple(answer.shape) != expected: raise PredictionError(tuple(answer.shape), expected)
     return answer.float()
@@ -67,7 +72,7 @@ class PredictedBatch:
     batch: dict[str, Tensor]        # of `loader`: rgb, depth, valid, intrinsics, index
     predictions: dict[str, Tensor]  # model -> (B,H,W) in its own unit, on its own device
 
-# %% ../../nbs/6_evaluation/01_prediction.ipynb #c53648e4
+# %% ../../nbs/6_evaluation/01_prediction.ipynb #39e60d95
 def predict_batches(
     models: Mapping[str, Callable],  # name -> model, as in `predict`
     data: DepthData,                 # whose captures the batches hold
@@ -81,6 +86,6 @@ def predict_batches(
     for batch in batches:
         rgb = {device: batch['rgb'].to(device) for device in set(devices.values())}
         captures = [data.captures[i] for i in batch['index'].tolist()]
-        predictions = {name: predict_captures(m, rgb[devices[name]], captures, centre)
+        predictions = {name: predict_captures(m, rgb[devices[name]], captures, centre, batch)
                        for name, m in models.items()}
         yield PredictedBatch(captures, batch, predictions)

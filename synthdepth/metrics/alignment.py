@@ -50,20 +50,20 @@ def least_squares_scale(
     p, t = _counted(pred, valid), _counted(target, valid)
     return _mean(p*t, valid)/_mean(p*p, valid).clamp(min=1e-30)
 
-# %% ../../nbs/4_metrics/03_alignment.ipynb #2d8f3ca5
+# %% ../../nbs/4_metrics/03_alignment.ipynb #ba22695f
 def least_squares_line(
     pred: Tensor,            # (B,H,W) prediction
     target: Tensor,          # (B,H,W) ground truth
     valid: Tensor,           # (B,H,W) bool
 ) -> tuple[Tensor, Tensor]:  # scale (B,) and shift (B,), float64
-    "The scale and shift by which the prediction is nearest to the truth."
+    "The scale, 0 or more, and shift by which the prediction is nearest to the truth."
     p, t = _counted(pred, valid), _counted(target, valid)
     mean_p, mean_t = _mean(p, valid), _mean(t, valid)
     p = torch.where(valid, p - mean_p[:, None, None], 0.)
     t = torch.where(valid, t - mean_t[:, None, None], 0.)
     flat = _mean(p*p, valid) <= 1e-12*mean_p**2
     slope = _mean(p*t, valid)/_mean(p*p, valid).clamp(min=1e-30)
-    scale = torch.where(flat, 0., slope)
+    scale = torch.where(flat, 0., slope.clamp(min=0))
     return scale, mean_t - scale*mean_p
 
 # %% ../../nbs/4_metrics/03_alignment.ipynb #ad7e33aa

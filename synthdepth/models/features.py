@@ -4,7 +4,7 @@
 __all__ = ['NUMPY_TYPES', 'TOLERANCE', 'BATCH_KEYS', 'frozen_stage', 'encoder_key', 'at_rest', 'stage_features',
            'channels_innermost', 'FeatureShape', 'feature_shapes', 'array_spec', 'feature_bytes', 'rounded',
            'FeatureMaker', 'kept_pairs', 'FeatureCache', 'read_features', 'turn', 'MirroredFeatures', 'feature_loader',
-           'predict_batch']
+           'bare_model', 'inputs_of', 'run_batch', 'predict_batch']
 
 # %% ../../nbs/3_models/18_features.ipynb #4905906b
 import json
@@ -301,12 +301,46 @@ def feature_loader(
                       generator=torch.Generator().manual_seed(seed),
                       pin_memory=torch.cuda.is_available())
 
-# %% ../../nbs/3_models/18_features.ipynb #42c723c5
+# %% ../../nbs/3_models/18_features.ipynb #f7cdf8a9
+def bare_model(
+    net: nn.Module,  # a model, perhaps wrapped for several processes
+) -> nn.Module:
+    "The model itself."
+    while not hasattr(net, 'predicts') and hasattr(net, 'module'): net = net.module
+    return net
+
+
+def inputs_of(
+    net: nn.Module,         # a model, perhaps wrapped
+    batch: dict,            # what there is of each picture
+    stored: bool = False,   # are its features stored, so that what made them may be missing?
+) -> dict:
+    "What a model needs besides the picture, by name; ValueError where it is not there."
+    needed = [name for name in getattr(bare_model(net), 'needs', ()) if name != 'rgb']
+    missing = [name for name in needed if name not in batch]
+    if missing and not stored:
+        raise ValueError(f'{bare_model(net).name} needs {", ".join(missing)} beside the picture; '
+                         f'found {", ".join(sorted(batch))}')
+    return {name: batch[name] for name in needed if name in batch}
+
+# %% ../../nbs/3_models/18_features.ipynb #ab5de527
+def run_batch(
+    net: nn.Module,              # a `DepthModel`, or what wraps one
+    batch: dict,                 # with features, neck or rgb, and what the model needs besides
+    labels: dict | None = None,  # of `DepthModel.compare`; None: predict
+):                               # (B,h,w) float32, or a `Comparison`
+    "A batch through a model, from where its pictures or features stand."
+    more = {} if labels is None else dict(labels=labels)
+    for stage, key in BATCH_KEYS.items():
+        if key not in batch: continue
+        size = tuple(batch['depth'].shape[-2:])
+        return net(batch[key], size=size, stage=stage, **more, **inputs_of(net, batch, True))
+    return net(batch['rgb'], **more, **inputs_of(net, batch))
+
+
 def predict_batch(
     net: nn.Module,  # a `DepthModel`, or what wraps one
-    batch: dict,     # with features, neck or rgb
+    batch: dict,     # with features, neck or rgb, and what the model needs besides
 ) -> Tensor:         # (B,h,w) float32
     "Depth of a batch."
-    for stage, key in BATCH_KEYS.items():
-        if key in batch: return net(batch[key], size=tuple(batch['depth'].shape[-2:]), stage=stage)
-    return net(batch['rgb'])
+    return run_batch(net, batch)

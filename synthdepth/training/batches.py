@@ -6,7 +6,7 @@
 __all__ = ['LOOKED_AT', 'draw_changes', 'apply_changes', 'Part', 'parts_of', 'to_device', 'picture_batches', 'steps_left',
            'train_batches', 'Usable', 'label_batches', 'count_usable', 'out_of_range', 'check_usable', 'say_usable']
 
-# %% ../../nbs/5_training/06_batches.ipynb #ffcd443e
+# %% ../../nbs/5_training/06_batches.ipynb #183c05f8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import Pairs, augment_batch, collate
+from ..data import Pairs, augment_batch, collate, picture_seeds
 from ..models import FeatureCache
 from .processes import epoch_order, plan_epoch
 from .recipes import FinetuneError, Recipe, variation
@@ -116,7 +116,7 @@ def steps_left(
     plan = plan_epoch(order, recipe.batch_size, recipe.accumulate, accelerator.num_processes)
     return [parts_of(step, accelerator.process_index) for step in plan[start:]]
 
-# %% ../../nbs/5_training/06_batches.ipynb #77f94277
+# %% ../../nbs/5_training/06_batches.ipynb #cc6e5666
 def train_batches(
     pairs: Dataset,              # `Pairs`, or `FeatureCache`
     recipe: Recipe,              # its hyper-parameters
@@ -137,7 +137,8 @@ def train_batches(
         mine = {k: v[part.rows] for k, v in changes.items()}
         if kept: batch = pairs.__getitems__(part.indices, mine['turn'][:, 0, 0] if mine else None)
         else: batch = augment_batch(next(pictures), variation(recipe), recipe.seed, epoch)
-        batch = to_device(batch, accelerator.device)
+        seeds = picture_seeds(torch.as_tensor(batch['index']), recipe.seed, epoch)
+        batch = to_device(batch | dict(seed=seeds), accelerator.device)
         if not kept: batch = apply_changes(batch, mine)
         if part.borrowed: batch['valid'] = torch.zeros_like(batch['valid'])
         return batch

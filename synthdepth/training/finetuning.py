@@ -29,12 +29,14 @@ from .signals import Interrupted
 from .state import check_epoch, check_steps, count_step, end_epoch, is_done
 from .steps import train_step
 
-# %% ../../nbs/5_training/13_finetune.ipynb #941f0ddb
+# %% ../../nbs/5_training/13_finetune.ipynb #4a50977b
 def take_step(
     run: Run,                                  # under way
     parts: list[tuple[dict, list[int], int]],  # of `train_batches`
 ) -> tuple[float, int]:                        # loss; pictures
     "Learn from a batch."
+    if run.recipe.warmup:
+        set_learning_rates(run.optimizer, run.recipe, run.state.epoch + 1, run.state.steps)
     loss, applied, counted = train_step(run.net, parts, run.optimizer, run.recipe, run.accelerator)
     pictures = sum(n for *_, n in parts)
     count_step(run.state, loss, applied, counted, pictures - counted)

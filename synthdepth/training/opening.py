@@ -7,7 +7,7 @@ __all__ = ['LOCK_SECONDS', 'MANY', 'hold_run', 'laid_out', 'settled', 'open_pair
            'show_progress', 'say_left_out', 'precision_name', 'open_run', 'wrap_again', 'is_finished', 'leave_best',
            'copy_weights', 'check_moved']
 
-# %% ../../nbs/5_training/12_opening.ipynb #203ba084
+# %% ../../nbs/5_training/12_opening.ipynb #2d6b601f
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,9 +19,9 @@ from accelerate import Accelerator
 
 from ..data import DepthData, Pairs
 from ..files import hold, sweep, whole_folder, write_json
-from ..models import DepthModel, load_model
+from ..models import DepthModel
 from .batches import Usable, check_usable, count_usable, say_usable
-from .checkpoints import checkpoint_name, restore
+from .checkpoints import checkpoint_name, load_checkpoint, restore
 from .freezing import make_optimizer
 from .memory import batch_of_all, keep_features, recompute_activations
 from .processes import first_decides, synchronised
@@ -219,7 +219,7 @@ def is_finished(
     "Has the run left its model and its log?"
     return (folder/'model'/'model.json').exists() and (folder/'log.csv').exists()
 
-# %% ../../nbs/5_training/12_opening.ipynb #a2a89936
+# %% ../../nbs/5_training/12_opening.ipynb #f593e0a2
 def leave_best(
     run: Run,  # under way
 ):
@@ -230,7 +230,7 @@ def leave_best(
                             'so no epoch is the best')
     model = run.accelerator.unwrap_model(run.net, keep_fp32_wrapper=False)
     best = run.folder/'checkpoints'/checkpoint_name(state.best_epoch)
-    model.load_state_dict(load_model(best).state_dict())
+    load_checkpoint(best, model, run=run.name)
     model.eval()
     if run.first:
         with whole_folder(run.folder/'model', replace=True, error=FinetuneError) as part:

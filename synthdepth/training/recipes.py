@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'POSITIVE', 'SHARES', 'RECIPES', 'RUN', 'FinetuneError', 'check_choice', 'check_number', 'check_values',
-           'check_size', 'check_loss', 'check_range', 'epoch_pairs', 'variation', 'check_together', 'Recipe',
-           'predicts_of', 'recipe_objective', 'recipe_protocol', 'make_recipe', 'followed', 'given_parameters',
-           'refuse_unknown', 'make_splits', 'start_model']
+           'check_size', 'check_loss', 'check_range', 'epoch_pairs', 'group_factors', 'variation', 'check_together',
+           'Recipe', 'predicts_of', 'recipe_objective', 'recipe_protocol', 'make_recipe', 'followed',
+           'given_parameters', 'refuse_unknown', 'make_splits', 'start_model']
 
-# %% ../../nbs/5_training/01_recipes.ipynb #a7ff27dd
+# %% ../../nbs/5_training/01_recipes.ipynb #0329add2
 import math
 from dataclasses import MISSING, dataclass, fields, replace
 from numbers import Integral, Real
@@ -20,15 +20,16 @@ from ..data import MAX_DEPTH, MIN_DEPTH, Augment, DataError, DepthData, open_dat
 from ..data import split_by_scene, split_over_images
 from ..errors import SynthdepthError
 from ..metrics import PROTOCOLS, Objective, Protocol, objective_for, parse_loss
-from ..models import DepthModel, create_model, load_model, model_names
+from ..models import DepthModel, bare_model, create_model, load_model, model_names
 
 # %% ../../nbs/5_training/01_recipes.ipynb #804f4ee2
 class FinetuneError(SynthdepthError, ValueError):
     "A run cannot start or go on; the message says why."
 
-# %% ../../nbs/5_training/01_recipes.ipynb #670eb649
+# %% ../../nbs/5_training/01_recipes.ipynb #e9d857e9
 CHOICES = dict(
     select=('valid', 'train'), split=('scene', 'images'),
+    schedule=('cosine', 'poly', 'exponential'),
     precision=('auto', 'fp32', 'bf16', 'fp16'), cache_features=(False, True, 'float32'))
 POSITIVE = ('lr', 'batch_size', 'accumulate', 'epochs', 't_max', 'clip', 'patience', 'layer_decay')
 SHARES = ('variance_focus', 'jitter', 'max_skipped')  # from 0 to 1
@@ -117,6 +118,17 @@ def epoch_pairs(
                             'each with a number of blocks from 1')
     return pairs
 
+# %% ../../nbs/5_training/01_recipes.ipynb #3f6696d6
+def group_factors(
+    lr_scale: list | tuple,          # pairs of a group's name and a factor above 0
+) -> tuple[tuple[str, float], ...]:  # the same
+    "Factors of groups as tuples; FinetuneError when they are none."
+    try: pairs = tuple((str(group), float(factor)) for group, factor in lr_scale)
+    except (TypeError, ValueError): pairs = (('', 0.),)
+    if all(group and 0 < factor < math.inf for group, factor in pairs): return pairs
+    raise FinetuneError(f"lr_scale is {lr_scale!r}; expected pairs of a group and a factor above "
+                        "0, such as [['encoder', 0.1]]")
+
 # %% ../../nbs/5_training/01_recipes.ipynb #5bd5cf2e
 def variation(
     recipe: 'Recipe',  # its hyper-parameters
@@ -127,7 +139,7 @@ def variation(
                        crop=recipe.crop)
     except ValueError as e: raise FinetuneError(f'{e}') from e
 
-# %% ../../nbs/5_training/01_recipes.ipynb #89a74726
+# %% ../../nbs/5_training/01_recipes.ipynb #944d76ef
 def check_together(
     recipe: 'Recipe',  # its hyper-parameters
 ):
@@ -140,7 +152,7 @@ def check_together(
         raise FinetuneError("unfreeze needs something frozen, such as frozen='encoder'")
     if late := [epoch for epoch, _ in recipe.unfreeze if epoch > recipe.epochs]:
         raise FinetuneError(f'unfreeze thaws in epoch {late[0]}, but there are {recipe.epochs}')
-    if recipe.cache_features and (varies or recipe.unfreeze or not recipe.frozen):
+    if recipe.cache_features and (varies or recipe.unfreeze):
         raise FinetuneError(
             'cache_features needs the same pictures (or their mirror images) and the same encoder '
             "in every epoch: frozen='encoder', no unfreeze, jitter=0, "
@@ -152,9 +164,10 @@ def _checked(recipe: 'Recipe'):
     check_values(vars(recipe))
     object.__setattr__(recipe, 'size', tuple(recipe.size))
     object.__setattr__(recipe, 'unfreeze', epoch_pairs(recipe.unfreeze))
+    object.__setattr__(recipe, 'lr_scale', group_factors(recipe.lr_scale))
     check_together(recipe)
 
-# %% ../../nbs/5_training/01_recipes.ipynb #5e984353
+# %% ../../nbs/5_training/01_recipes.ipynb #17a606a4
 @dataclass(frozen=True)
 class Recipe:
     "Every hyper-parameter of a fine-tune."
@@ -164,7 +177,10 @@ class Recipe:
     batch_size: int = 2            # pictures per step, of all processes; 'auto': as many as fit
     accumulate: int = 1            # parts that a step is computed in, one after the other
     epochs: int = 20               # at most
-    t_max: int = 20                # epochs of the cosine schedule
+    t_max: int = 20                # epochs of the schedule
+    schedule: str = 'cosine'       # how the learning rate falls: 'cosine', 'poly', 'exponential'
+    warmup: int = 0                # steps in which it rises from 0 at the beginning
+    lr_scale: tuple = ()           # ((group, factor), ...): 'encoder' at 0.1 of the rate, ...
     clip: float = 1.               # largest gradient norm
     patience: int = 5              # epochs without improvement before stopping
     select: str = 'valid'          # 'valid' or 'train': whose loss decides on the best weights
@@ -193,21 +209,21 @@ class Recipe:
 
     def __post_init__(self): _checked(self)
 
-# %% ../../nbs/5_training/01_recipes.ipynb #4770ea04
+# %% ../../nbs/5_training/01_recipes.ipynb #7f6734aa
 def predicts_of(
     net: nn.Module,  # a model, perhaps wrapped for several processes
 ) -> str:            # one of PREDICTS
     "What a model says that it predicts; metres where it says nothing."
-    while not hasattr(net, 'predicts') and hasattr(net, 'module'): net = net.module
-    return getattr(net, 'predicts', 'metric')
+    return getattr(bare_model(net), 'predicts', 'metric')
 
-# %% ../../nbs/5_training/01_recipes.ipynb #81ae56e5
+# %% ../../nbs/5_training/01_recipes.ipynb #ef24d507
 def recipe_objective(
     recipe: Recipe,            # its hyper-parameters
     predicts: str = 'metric',  # one of PREDICTS, as the model declares it
+    own_loss: str = '',        # what the model's authors use; '': as it predicts
 ) -> Objective:
     "Target, loss and protocol of a training; FinetuneError for a loss that does not fit the model."
-    try: return objective_for(predicts, recipe.loss)
+    try: return objective_for(predicts, recipe.loss, own_loss)
     except ValueError as e: raise FinetuneError(f'{e}') from e
 
 

@@ -65,7 +65,7 @@ def data_fingerprint(
             raise FinetuneError(f'{c.rgb}, {c.depth}: cannot be read: {e.strerror or e}') from e
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/5_training/09_record.ipynb #214bf78f
+# %% ../../nbs/5_training/09_record.ipynb #e730a4e1
 def place_of(
     data: DepthData,  # opened from a folder, or from a file that says how to read one
 ) -> str:             # absolute path
@@ -97,7 +97,7 @@ def describe_run(
         data=each(place_of), scenes=each(lambda x: sorted(x.scenes)),
         captures=each(len), unit=each(unit_of), fingerprint=each(data_fingerprint))
     predicts = predicts_of(model)
-    objective = recipe_objective(recipe, predicts)
+    objective = recipe_objective(recipe, predicts, getattr(model, 'loss', ''))
     return dict(asked=asked, objective=dict(loss=str(objective), target=objective.target),
                 protocol=recipe_protocol(recipe, predicts).to_dict(),
                 versions={p: version(p) for p in PACKAGES}, python=platform.python_version(),
