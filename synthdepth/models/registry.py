@@ -11,11 +11,15 @@ from pathlib import Path
 
 from .contract import CARD, DepthModel
 
-# %% ../../nbs/3_models/03_registry.ipynb #e33f112e
+# %% ../../nbs/3_models/03_registry.ipynb #7376a1fc
 MODULES = {  # module -> the names that it registers
     'tiny': ('tiny',),
     'fastdepth': ('fastdepth',),
-    'zoedepth': ('zoedepth',)}
+    'zoedepth': ('zoedepth', 'zoedepth-n', 'zoedepth-k', 'zoedepth-nk'),
+    'dpt': (*(f'depth-anything-v2-{size}{kind}' for size in ('small', 'base', 'large')
+              for kind in ('', '-metric-indoor', '-metric-outdoor')),
+            'distill-any-depth-small', 'distill-any-depth-large',
+            'dpt-large', 'dpt-hybrid', 'dpt-beit-base')}
 BUILT_IN = {name: f'synthdepth.models.{module}' for module, names in MODULES.items()
             for name in names}
 _builders = {}
