@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .contract import CARD, DepthModel
 
-# %% ../../nbs/3_models/03_registry.ipynb #7376a1fc
+# %% ../../nbs/3_models/03_registry.ipynb #04c6ba62
 MODULES = {  # module -> the names that it registers
     'tiny': ('tiny',),
     'fastdepth': ('fastdepth',),
@@ -19,7 +19,8 @@ MODULES = {  # module -> the names that it registers
     'dpt': (*(f'depth-anything-v2-{size}{kind}' for size in ('small', 'base', 'large')
               for kind in ('', '-metric-indoor', '-metric-outdoor')),
             'distill-any-depth-small', 'distill-any-depth-large',
-            'dpt-large', 'dpt-hybrid', 'dpt-beit-base')}
+            'dpt-large', 'dpt-hybrid', 'dpt-beit-base'),
+    'glpn': ('glpn-nyu', 'glpn-kitti')}
 BUILT_IN = {name: f'synthdepth.models.{module}' for module, names in MODULES.items()
             for name in names}
 _builders = {}
