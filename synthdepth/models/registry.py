@@ -15,7 +15,8 @@ from .contract import CARD, DepthModel
 MODULES = {  # module -> the names that it registers
     'tiny': ('tiny',),
     'fastdepth': ('fastdepth',),
-    'zoedepth': ('zoedepth',)}
+    'zoedepth': ('zoedepth',),
+    'marigold': ('marigold', 'marigold-e2e')}
 BUILT_IN = {name: f'synthdepth.models.{module}' for module, names in MODULES.items()
             for name in names}
 _builders = {}
