@@ -23,6 +23,7 @@ setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description
       data_files=[(f'share/synthdepth/{chapter}', sorted(map(str, chapter.glob('*.ipynb'))))
                   for chapter in [Path('nbs'), *sorted(Path('nbs').glob('[0-9]_*'))]],
       install_requires=lines('requirements'),
-      extras_require={'dev': lines('dev_requirements')},
+      extras_require={'dev': lines('dev_requirements'),
+                      'diffusion': lines('diffusion_requirements')},
       entry_points={'console_scripts': lines('console_scripts'),
                     'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]})

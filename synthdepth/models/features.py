@@ -35,7 +35,7 @@ def frozen_stage(
                          f'trainable here: {", ".join(wrong)}')
     return 'neck' if model.neck_layers() and 'neck' not in live else 'encoder'
 
-# %% ../../nbs/3_models/18_features.ipynb #ba9a7edd
+# %% ../../nbs/3_models/18_features.ipynb #077f1948
 def encoder_key(
     model: DepthModel,       # of any architecture
     stage: str = 'encoder',  # 'encoder', or 'neck' for both
@@ -45,7 +45,11 @@ def encoder_key(
     parts = nn.ModuleList(nn.ModuleList(layer) for layer in layers)
     settings = json.dumps(model.settings(), sort_keys=True, default=str)
     h = sha256(f'{model.name} {parts} {settings}'.encode())
-    for name, x in parts.state_dict().items():
+    inside = {id(p) for p in parts.parameters()}
+    fixed = {id(p) for p in model.fixed_parameters()} - inside
+    tensors = [*parts.state_dict().items(),
+               *((n, p) for n, p in model.named_parameters() if id(p) in fixed)]
+    for name, x in tensors:
         x = x.detach().cpu().contiguous()
         h.update(f'{name} {x.dtype} {tuple(x.shape)}'.encode())
         h.update(x.view(-1).view(torch.uint8).numpy().data if x.numel() else b'')

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .contract import CARD, DepthModel
 
-# %% ../../nbs/3_models/03_registry.ipynb #04c6ba62
+# %% ../../nbs/3_models/03_registry.ipynb #bd8c24b8
 MODULES = {  # module -> the names that it registers
     'tiny': ('tiny',),
     'fastdepth': ('fastdepth',),
@@ -20,7 +20,8 @@ MODULES = {  # module -> the names that it registers
               for kind in ('', '-metric-indoor', '-metric-outdoor')),
             'distill-any-depth-small', 'distill-any-depth-large',
             'dpt-large', 'dpt-hybrid', 'dpt-beit-base'),
-    'glpn': ('glpn-nyu', 'glpn-kitti')}
+    'glpn': ('glpn-nyu', 'glpn-kitti'),
+    'marigold': ('marigold', 'marigold-e2e')}
 BUILT_IN = {name: f'synthdepth.models.{module}' for module, names in MODULES.items()
             for name in names}
 _builders = {}
