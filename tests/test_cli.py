@@ -35,7 +35,7 @@ def test_check_of_the_published_layout(tmp_path):
     (['finetune', '{tmp}/nothing', '{tmp}/run'], 'no dataset folder'),
     (['finetune', '{tmp}/set', '{tmp}/run', '--set', 'learning_rate=1'], 'unknown parameter'),
     (['finetune', '{tmp}/set', '{tmp}/run', '--set', 'flip=no'], 'expected True or False'),
-    (['finetune', '{tmp}/set', '{tmp}/run', '--set', 'loss=l1'], 'expected some of silog'),
+    (['finetune', '{tmp}/set', '{tmp}/run', '--set', 'loss=huber'], 'expected some of silog'),
     (['finetune', '{tmp}/set', '/dev/null/run'], 'cannot write into /dev/null/run'),
     (['render', '/dev/null/x'], 'cannot write into /dev/null/x'),
     (['check', '{tmp}/set', '--page', '/dev/null/x.png'], 'cannot write into /dev/null'),

@@ -168,7 +168,7 @@ def test_unknown_group_is_an_error(folder, tmp_path):
 
 def test_steps_that_are_not_finite_end_the_run(folder, tmp_path, monkeypatch):
     import synthdepth.training.steps as module
-    monkeypatch.setattr(module, 'objective_loss', lambda pred, *args: pred.mean()*np.nan)
+    monkeypatch.setattr(module, 'weighted_loss', lambda pred, *args: pred.mean()*np.nan)
     with pytest.raises(FinetuneError, match='not finite|finite loss'):
         finetune(fresh(), folder, make_recipe('corrected', **QUICK | dict(batch_size=1)),
                  tmp_path/'run', progress=False)
@@ -186,7 +186,7 @@ def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path, monkeypatch):
     real, calls = module.save_file, []
     def full(*args, **kw):
         calls.append(1)
-        if len(calls) > 2: raise SafetensorError('No space left on device')
+        if len(calls) > 3: raise SafetensorError('No space left on device')
         return real(*args, **kw)
     monkeypatch.setattr(module, 'save_file', full)
     with pytest.raises(FinetuneError, match='No space left on device; the previous one is kept'):
@@ -286,11 +286,11 @@ def test_precision_follows_the_card(monkeypatch):
 
 def test_losses_are_float32_whatever_the_precision(folder, tmp_path, monkeypatch):
     import synthdepth.training.steps as module
-    real, seen = module.objective_loss, set()
+    real, seen = module.weighted_loss, set()
     def loss(pred, *args):
         seen.add(pred.dtype)
         return real(pred, *args)
-    monkeypatch.setattr(module, 'objective_loss', loss)
+    monkeypatch.setattr(module, 'weighted_loss', loss)
     log, _ = toy_run(folder, tmp_path/'run', precision='bf16')
     assert seen == {torch.float32}
     assert json.loads((tmp_path/'run'/'run.json').read_text())['precision'] == 'bf16'
@@ -482,11 +482,11 @@ def test_tensorboard_is_optional(folder, tmp_path):
 
 def test_few_bad_steps_are_counted_and_skipped(folder, tmp_path, monkeypatch):
     import synthdepth.training.steps as module
-    real, calls = module.objective_loss, []
+    real, calls = module.weighted_loss, []
     def loss(*args):
         calls.append(1)
         return real(*args)*(np.nan if len(calls) == 3 else 1)
-    monkeypatch.setattr(module, 'objective_loss', loss)
+    monkeypatch.setattr(module, 'weighted_loss', loss)
     log, model = toy_run(folder, tmp_path/'run')
     assert list(log.skipped[1:]) == [1, 0] and list(log.nonfinite[1:]) == [1, 0]
     assert np.isfinite(log.train_loss[1:]).all() and torch.isfinite(weights_of(model)).all()
@@ -665,7 +665,8 @@ def test_the_range_is_recorded_as_a_protocol(tmp_path):
 WRONG = dict(
     lr='fast', weight_decay=-1, batch_size=2.5, accumulate=0, epochs='3', t_max=0, clip=0,
     patience=1.5, select='test', split='views', size=[64], min_depth=12., max_depth=-1,
-    loss='l1', variance_focus=2, frozen=1, unfreeze=[3], layer_decay=0, flip='no', jitter=3,
+    schedule='linear', warmup=-1, lr_scale=[['encoder', 0]], loss='huber', variance_focus=2,
+    frozen=1, unfreeze=[3], layer_decay=0, flip='no', jitter=3,
     saturation=-1,
     hue=-1, gamma=-1, crop=0., precision='fp8', channels_last='False', compile='no',
     checkpointing=1, cache_features='half', max_skipped=7, seed=-1)

@@ -111,7 +111,7 @@ def damage(folder, tmp_path, spoil):
 
 @pytest.mark.parametrize('file',
                          ['model.safetensors', 'optimizer.safetensors', 'random.safetensors',
-                          'state.json', 'model.json'])
+                          'state.json'])
 def test_truncated_checkpoint_is_passed_over(folder, tmp_path, capsys, whole, file):
     damage(folder, tmp_path, lambda p: (p/file).write_bytes((p/file).read_bytes()[:-20]))
     assert torch.equal(train(folder, tmp_path/'run'), whole)
@@ -150,7 +150,7 @@ def test_nothing_in_a_checkpoint_unpickles(folder, tmp_path):
     kept = list_checkpoints(tmp_path/'run')[-1]
     assert {p.suffix for p in kept.iterdir()} == {'.safetensors', '.json'}
     assert set(read_state(kept, json.loads((kept/'state.json').read_text())['run'])['files']) == {
-        'model.safetensors', 'model.json', 'optimizer.safetensors', 'random.safetensors'}
+        'model.safetensors', 'optimizer.safetensors', 'random.safetensors'}
 
 
 def test_watch_in_a_thread_leaves_signals_alone():

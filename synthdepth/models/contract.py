@@ -33,7 +33,7 @@ def check_rgb(
                          'the model normalises by itself, and 0-255 must be divided by 255')
     return rgb
 
-# %% ../../nbs/3_models/02_contract.ipynb #d7bb5c00
+# %% ../../nbs/3_models/02_contract.ipynb #a0235dea
 INPUTS = {  # name -> what a model may need besides the picture, as a batch holds it
     'intrinsics': '(B,4) fx, fy, cx, cy in pixels of the picture, nan where unknown',
     'focal': '(B,N,3,H,W) a focal stack: the picture in [0, 1], focused at N distances',
@@ -46,7 +46,7 @@ class EncoderDecoder(nn.Module, ABC):
     predicts = 'metric'   # 'metric' (metres), or 'depth' or 'disparity' (up to scale and shift)
     needs = ('rgb',)      # what it looks at; some of `INPUTS`
     loss = ''             # its authors' objective, as a recipe writes it; '': as `predicts` says
-    variance_focus = .15  # of SILog in that objective
+    published = {}        # fields of a recipe as its authors trained it
 
     def __init__(self,
         **config,  # what `create_model` must be told to build this architecture again

@@ -34,13 +34,14 @@ def resized(
                  for v in (processor.image_mean, processor.image_std))
     return (x - mean)/std
 
-# %% ../../nbs/3_models/10_dpt.ipynb #139e313f
+# %% ../../nbs/3_models/10_dpt.ipynb #8e2d8b37
 def transformer_features(
     net: nn.Module,  # of one of the two classes of transformers
     x: Tensor,       # (B,3,h,w), normalised
 ) -> list[Tensor]:   # four, each (B,...)
     "What the decoder takes from the transformer."
-    if net.backbone is not None: return list(net.backbone.forward_with_filtered_kwargs(x).feature_maps)
+    if net.backbone is not None:
+        return list(net.backbone.forward_with_filtered_kwargs(x).feature_maps)
     wanted = net.config.backbone_out_indices
     out = net.dpt(x, output_hidden_states=True)
     if not net.config.is_hybrid: return [out.hidden_states[1 + i] for i in wanted]
@@ -58,12 +59,16 @@ def trunk_layers(
     rest = [m for m in trunk.modules() if not any(id(child) in inside for child in m.modules())]
     return [rest, *([layer] for layer in layers)]
 
-# %% ../../nbs/3_models/10_dpt.ipynb #e865733b
+# %% ../../nbs/3_models/10_dpt.ipynb #a7496520
 NEAREST = 1e-3  # metres; the least depth that is predicted
 
 
 class DPT(DepthModel):
     "A DPT or Depth Anything of transformers and its image processor, behind the contract."
+    # Depth Anything V2's released metric training.
+    published = dict(lr=5e-5, lr_scale=(('encoder', .1),), weight_decay=.01, schedule='poly',
+                     variance_focus=.5)
+
     def __init__(self,
         net: nn.Module,                  # the network as it is called
         processor: DPTImageProcessor,    # the checkpoint's
@@ -73,6 +78,7 @@ class DPT(DepthModel):
         super().__init__(**config)
         if not hasattr(net, 'backbone'): net.backbone = None
         self.net, self.processor, self.predicts = net, processor, predicts
+        if predicts != 'metric': self.published = {}  # their training was not released
 
     def settings(self):
         network = {k: v for k, v in self.net.config.to_dict().items() if k != '_name_or_path'}

@@ -3,11 +3,10 @@
 # %% auto #0
 __all__ = ['NEAREST', 'HUB_IDS', 'FARTHEST', 'LICENCE', 'whole_patches', 'GLPN', 'glpn']
 
-# %% ../../nbs/3_models/11_glpn.ipynb #94cf87f1
+# %% ../../nbs/3_models/11_glpn.ipynb #8887a467
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GLPNConfig, GLPNForDepthEstimation, GLPNImageProcessor
@@ -31,12 +30,14 @@ def whole_patches(
     if tuple(rgb.shape[-2:]) == size: return rgb
     return F.interpolate(rgb, size, mode=INTERPOLATION[int(processor.resample)], antialias=True)
 
-# %% ../../nbs/3_models/11_glpn.ipynb #e439360a
+# %% ../../nbs/3_models/11_glpn.ipynb #cc4de7eb
 NEAREST = 1e-3  # metres; bicubic enlargement overshoots below it
 
 
 class GLPN(DepthModel):
     "`GLPNForDepthEstimation` of transformers and its image processor, behind the contract."
+    published = dict(lr=1e-4, variance_focus=.5)  # Kim et al. 2022, section 4.2 and equation 3
+
     def __init__(self,
         net: GLPNForDepthEstimation,    # the network as it is called
         processor: GLPNImageProcessor,  # the checkpoint's

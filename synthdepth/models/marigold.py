@@ -191,12 +191,12 @@ def depth_latents(
     return (to_latents(model.vae, grey[:, None].repeat(1, 3, 1, 1)),
             known_cells(valid > .5, cell_side(model.vae)))
 
-# %% ../../nbs/3_models/14_marigold.ipynb #f9c10403
+# %% ../../nbs/3_models/14_marigold.ipynb #22723b5e
 class MarigoldE2E(Marigold):
     "One step from no noise; trained on pixels."
     loss = 'affine_l1'
-    # Martin Garcia et al. 2025, section 4, and the released training settings.
-    published = dict(lr=3e-5, weight_decay=.01, batch_size=32, schedule='exponential', warmup=100)
+    # Martin Garcia et al. 2025.
+    published = dict(lr=3e-5, weight_decay=.01, clip=1.)
 
     def decode(self, features, size):
         picture = features[0]
@@ -262,7 +262,7 @@ def random_pipeline(
         d.DDIMScheduler(**chosen['scheduler']), CLIPTextModel(CLIPTextConfig(**chosen['text'])),
         tokenizer, prediction_type='depth')
 
-# %% ../../nbs/3_models/14_marigold.ipynb #bf7f0bb3
+# %% ../../nbs/3_models/14_marigold.ipynb #e215f14d
 HUB_IDS = {'marigold': 'prs-eth/marigold-depth-v1-1',
            'marigold-e2e': 'GonzaloMG/marigold-e2e-ft-depth'}
 
@@ -276,8 +276,7 @@ def read_pipeline(
     if index.is_file() and 'Marigold' not in (kind := json.loads(index.read_text())['_class_name']):
         raise ValueError(f'marigold: {source} holds a {kind}, expected a Marigold pipeline')
     local = dict(local_files_only=True) if Path(source).is_dir() else {}
-    try: return pipeline.from_pretrained(source, torch_dtype=torch.float32,
-                                         use_safetensors=True, **local)
+    try: return pipeline.from_pretrained(source, use_safetensors=True, **local)
     except OSError as e:
         reason = str(e).strip().splitlines()[0]
         raise FileNotFoundError(

@@ -108,9 +108,13 @@ def metric_depth(
                                relative_depth=relative)
     return depth
 
-# %% ../../nbs/3_models/09_zoedepth.ipynb #5dec3829
+# %% ../../nbs/3_models/09_zoedepth.ipynb #c6e38a06
 class ZoeDepth(ZoeDepthStages):
     "`ZoeDepthForDepthEstimation` of transformers and its image processor, behind the contract."
+    # The released training configuration of the paper's authors.
+    published = dict(lr=1.61e-4, weight_decay=.01, batch_size=16, epochs=5,
+                     lr_scale=(('encoder', .1),))
+
     def settings(self):
         network = {k: v for k, v in self.net.config.to_dict().items() if k != '_name_or_path'}
         return dict(network=network, processor=self.processor.to_dict())
