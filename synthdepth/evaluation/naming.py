@@ -4,13 +4,13 @@
 __all__ = ['is_run', 'read_run', 'trained_scenes', 'UnknownModel', 'model_with_weights', 'named_model', 'distinct_ends',
            'told_apart']
 
-# %% ../../nbs/6_evaluation/11_naming.ipynb #3e677e1e
+# %% ../../nbs/6_evaluation/11_naming.ipynb #8dff5e88
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import SynthdepthError
-from ..models import load_model, model_names
+from ..models import is_model_name, load_model, model_names
 from ..training import start_model
 from .stored_predictions import STATEMENT, StoredPredictions, is_stored
 
@@ -40,7 +40,7 @@ def trained_scenes(
     if not is_run(what): return []
     return read_run(what)['asked'].get('scenes', {}).get('train', [])
 
-# %% ../../nbs/6_evaluation/11_naming.ipynb #f23b8a19
+# %% ../../nbs/6_evaluation/11_naming.ipynb #73bffec0
 class UnknownModel(SynthdepthError, ValueError):
     "There is no such model; the message says what was looked for."
 
@@ -50,13 +50,13 @@ def model_with_weights(
 ) -> tuple[str, Callable]:  # name, and the model
     "A registered model with weights of one's own; UnknownModel for anything else."
     name, equals, weights = what.partition('=')
-    if not equals or name not in model_names():
+    if not equals or not is_model_name(name):
         raise UnknownModel(f'no model {what!r}: neither a folder (a run, a saved model, predicted '
                            f'maps) nor one of {", ".join(model_names())}, alone or as NAME=WEIGHTS')
     if not weights: raise UnknownModel(f'{what!r}: expected weights after the =')
     return name, start_model(name, weights)
 
-# %% ../../nbs/6_evaluation/11_naming.ipynb #3e890ea1
+# %% ../../nbs/6_evaluation/11_naming.ipynb #f4f7982e
 def named_model(
     what: str | Path,           # run, saved model, registered name, NAME=WEIGHTS, or folder of maps
     kind: str | None = None,    # of maps: metric, depth or disparity; None: as their folder states
@@ -66,7 +66,7 @@ def named_model(
     path, text = Path(what), str(what)
     if is_run(path): return path.resolve().name, load_model(path)
     saved = (path/'model.json').is_file()
-    if text in model_names() and not saved and not (path/STATEMENT).is_file():
+    if is_model_name(text) and not saved and not (path/STATEMENT).is_file():
         return text, start_model(text)
     if not path.exists(): return model_with_weights(text)
     if path.is_file():

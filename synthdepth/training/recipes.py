@@ -8,7 +8,7 @@ __all__ = ['CHOICES', 'POSITIVE', 'SHARES', 'RECIPES', 'RUN', 'FinetuneError', '
            'Recipe', 'predicts_of', 'recipe_objective', 'recipe_protocol', 'make_recipe', 'followed',
            'given_parameters', 'refuse_unknown', 'make_splits', 'start_model']
 
-# %% ../../nbs/5_training/01_recipes.ipynb #0329add2
+# %% ../../nbs/5_training/01_recipes.ipynb #4f1afe21
 import math
 from dataclasses import MISSING, dataclass, fields, replace
 from numbers import Integral, Real
@@ -20,7 +20,8 @@ from ..data import MAX_DEPTH, MIN_DEPTH, Augment, DataError, DepthData, open_dat
 from ..data import split_by_scene, split_over_images
 from ..errors import SynthdepthError
 from ..metrics import PROTOCOLS, Objective, Protocol, objective_for, parse_loss
-from ..models import DepthModel, bare_model, create_model, load_model, model_names
+from ..models import DepthModel, bare_model, create_model, is_model_name, load_model
+from ..models import model_names
 
 # %% ../../nbs/5_training/01_recipes.ipynb #804f4ee2
 class FinetuneError(SynthdepthError, ValueError):
@@ -313,13 +314,13 @@ def make_splits(
         return split(data, seed=recipe.seed)
     except DataError as e: raise FinetuneError(f'{e}') from e
 
-# %% ../../nbs/5_training/01_recipes.ipynb #1f1f4e62
+# %% ../../nbs/5_training/01_recipes.ipynb #3864bd04
 def start_model(
     model: str,                         # a registered name, or the folder of a saved model
     weights: str | Path | None = None,  # file, folder or hub id for a registered one; None: its own
 ) -> DepthModel:                        # in evaluation mode
     "The model that a run starts from; FinetuneError when there is none."
-    registered = model in model_names()
+    registered = is_model_name(model)
     if weights and not registered and Path(model).is_dir():
         raise FinetuneError(f'{model} is a saved model with its own weights; found weights '
                             f'{weights} beside it, expected them with a registered name: '
