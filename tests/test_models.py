@@ -27,7 +27,8 @@ TWO_HEADS = dict(bin_configurations=[dict(name='nyu', n_bins=64, min_depth=1e-3,
                  fusion_hidden_size=128)
 GLPN = dict(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1, 1, 2, 2],
             decoder_hidden_size=8)
-CONFIGS = {'tiny': dict(size=(64, 96)), 'fastdepth': {}, 'zoedepth': ZOE, 'glpn-nyu': GLPN}
+CONFIGS = {'tiny': dict(size=(64, 96)), 'fastdepth': {}, 'zoedepth': ZOE, 'glpn-nyu': GLPN,
+           'timm:mobilenetv3_small_050': dict(size=(64, 96))}
 BATCH_NORM = torch.nn.BatchNorm2d
 
 
@@ -90,7 +91,8 @@ def test_groups_hold_every_parameter_once_from_input_to_output(name):
     groups = model.parameter_groups()
     ids = [id(p) for params in groups.values() for p in params]
     assert sorted(ids) == sorted({id(p) for p in model.parameters()})
-    n = {'tiny': 5, 'fastdepth': 14, 'zoedepth': 5, 'glpn-nyu': 4}[name]
+    n = {'tiny': 5, 'fastdepth': 14, 'zoedepth': 5, 'glpn-nyu': 4,
+         'timm:mobilenetv3_small_050': 6}[name]
     neck = ['neck'] if name == 'zoedepth' else []
     assert list(groups) == [*(f'encoder.{i}' for i in range(n)), *neck, 'decoder']
     assert all(groups.values())

@@ -16,7 +16,7 @@ from .contract import DepthModel
 from .tiny import BinsHead, Decoder, working_size
 from .weights import load_weights, weight_file
 
-# %% ../../nbs/3_models/07_encoders.ipynb #f3c4171b
+# %% ../../nbs/3_models/07_encoders.ipynb #b4848564
 LEVELS = 4  # sizes of features that the decoder takes
 
 
@@ -31,6 +31,9 @@ def pyramid(
     try: steps = timm.create_model(encoder, features_only=True).feature_info.reduction()
     except (RuntimeError, AttributeError, TypeError) as e:
         raise ValueError(f'timm:{encoder}: its features cannot be taken out: {e}') from e
+    if getattr(timm.get_pretrained_cfg(encoder), 'fixed_input_size', False):
+        raise ValueError(f'timm:{encoder}: it works at one size of pictures only; expected one '
+                         'that takes any')
     last = steps[-LEVELS:]
     if len(last) < LEVELS or any(b != 2*a for a, b in zip(last, last[1:])):
         raise ValueError(f'timm:{encoder}: its features are {steps} pixels apart; '
@@ -39,7 +42,7 @@ def pyramid(
     return timm.create_model(encoder, pretrained, features_only=True,
                              out_indices=tuple(range(first, len(steps))))
 
-# %% ../../nbs/3_models/07_encoders.ipynb #ee1c63c7
+# %% ../../nbs/3_models/07_encoders.ipynb #b4df1393
 def encoder_parts(
     encoder: nn.Module,      # of `pyramid`
 ) -> list[list[nn.Module]]:  # the modules of each layer, from input to output
@@ -51,8 +54,8 @@ def encoder_parts(
         children += inside
     layers = []
     for child in children:
-        blocks = any(isinstance(m, nn.Sequential) for m in child.modules())
-        if not layers or (blocks and any(True for _ in child.parameters())): layers.append([child])
+        weighted = sum(any(True for _ in m.parameters(recurse=False)) for m in child.modules())
+        if not layers or weighted > 2: layers.append([child])  # more than a normalised convolution
         else: layers[-1].append(child)
     return layers
 
