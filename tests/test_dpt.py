@@ -146,8 +146,17 @@ def test_metres_on_top_of_a_relative_network(tmp_path):
         create_model('depth-anything-v2-small', tmp_path/'relative', max_depth=-1)
 
 
+def test_another_range_begins_with_a_new_head_and_dpt_has_none():
+    model = create_model(METRIC, 'none', max_depth=50, **SMALL[METRIC])
+    assert model.net.config.max_depth == 50 and model.predicts == 'metric'
+    with pytest.raises(ValueError, match='only Depth Anything and Distill-Any-Depth'):
+        create_model('dpt-large', 'none', max_depth=10, **SMALL['dpt-large'])
+
+
 def test_a_restricted_licence_must_be_accepted_once(tmp_path, capsys):
-    make('depth-anything-v2-base').save(tmp_path/'theirs')
+    saved = make('depth-anything-v2-base').save(tmp_path/'theirs')
+    load_model(saved)  # random weights of our own, nobody's licence
+    (saved/'model.json').unlink()  # as a download is
     with pytest.raises(LicenceError, match='CC-BY-NC-4.0 .* accept_licence=True'):
         create_model('depth-anything-v2-base', tmp_path/'theirs')
     mine = create_model('depth-anything-v2-base', tmp_path/'theirs', accept_licence=True)

@@ -223,7 +223,9 @@ def test_a_frozen_decoder_leaves_the_encoder_training():
 def test_unknown_names_are_listed():
     with pytest.raises(ValueError, match='unknown model .midas') as e: create_model('midas')
     known = str(e.value).split('known: ')[1].split(', ')
+    *known, encoders = known
     assert known == sorted(known) and {'fastdepth', 'tiny', 'zoedepth'} <= set(known)
+    assert encoders == 'timm:ENCODER'
     with pytest.raises(FileNotFoundError, match='neither a folder nor one of'):
         load_model('nowhere')
 
@@ -485,3 +487,16 @@ def test_fastdepth_without_its_file(monkeypatch, tmp_path):
     onnx.save(onnx.helper.make_model(graph), tmp_path/'other.onnx')
     with pytest.raises(ValueError, match='not FastDepth'):
         create_model('fastdepth', tmp_path/'other.onnx')
+
+
+# --- zoedepth of two domains
+
+
+def test_two_domains_by_name_and_no_depth_below_a_millimetre():
+    with torch.device('meta'): net = create_model('zoedepth-nk', 'none').net
+    assert [b['name'] for b in net.config.bin_configurations] == ['nyu', 'kitti']
+    model = make('zoedepth')
+    spikes = torch.full((1, 1, 24, 32), .01)
+    spikes[..., ::7] = 9.
+    model.net.metric_head.forward = lambda **inputs: (spikes, None)
+    with torch.no_grad(): assert model(pictures(1, 96, 128)).min() >= 1e-3 - 1e-9

@@ -4,7 +4,7 @@
 __all__ = ['NEAREST', 'SHAPES', 'CARD_OF', 'METRES', 'ROWS', 'resized', 'transformer_features', 'trunk_layers', 'DPT', 'Row',
            'vit_shape', 'depth_anything_rows', 'check_max_depth', 'with_metric_head', 'random_network', 'dpt']
 
-# %% ../../nbs/3_models/10_dpt.ipynb #d2b4caff
+# %% ../../nbs/3_models/10_dpt.ipynb #8e80d279
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, DPTConfig
 from transformers import DPTForDepthEstimation, DPTImageProcessor
 
-from .contract import DepthModel
+from .contract import CARD, DepthModel
 from .hub import Licence, check_licence, read_checkpoint, save_checkpoint_of
 from .registry import register
 from .zoedepth import INTERPOLATION, network_size
@@ -177,7 +177,7 @@ ROWS = {
         reshape_hidden_states=False, out_features=['stage3', 'stage6', 'stage9', 'stage12']))),
 }
 
-# %% ../../nbs/3_models/10_dpt.ipynb #c2783255
+# %% ../../nbs/3_models/10_dpt.ipynb #720133f7
 def check_max_depth(
     name: str,   # of the model
     max_depth,   # metres
@@ -189,16 +189,21 @@ def check_max_depth(
 
 
 def with_metric_head(
-    net: DepthAnythingForDepthEstimation,  # of any kind
-    max_depth: int,                        # metres, the farthest that can be predicted
-) -> DepthAnythingForDepthEstimation:      # with the same transformer
-    "A network that predicts metres on top of a trained transformer."
+    name: str,       # of the model
+    net: nn.Module,  # a Depth Anything
+    max_depth: int,  # metres, the farthest that can be predicted
+) -> DepthAnythingForDepthEstimation:  # with the same transformer; itself, where it does so already
+    "A network that predicts metres on top of a trained transformer; ValueError for another kind."
+    if not isinstance(net, DepthAnythingForDepthEstimation):
+        raise ValueError(f'{name}: max_depth is {max_depth}, but only Depth Anything and '
+                         'Distill-Any-Depth have a metric head')
+    if (net.config.depth_estimation_type, net.config.max_depth) == ('metric', max_depth): return net
     changed = net.config.to_dict() | dict(depth_estimation_type='metric', max_depth=max_depth)
     metric = DepthAnythingForDepthEstimation(DepthAnythingConfig.from_dict(changed))
     metric.backbone.load_state_dict(net.backbone.state_dict())
     return metric
 
-# %% ../../nbs/3_models/10_dpt.ipynb #aaae206e
+# %% ../../nbs/3_models/10_dpt.ipynb #2be5bd51
 def random_network(
     row: Row,   # its shape
     **config,   # settings that differ
@@ -231,11 +236,13 @@ def dpt(
         if config:
             raise ValueError(f'{name}: a checkpoint brings its own settings; '
                              f'found {sorted(config)} besides')
-        if check_licence(name, row.licence, accept_licence): kept['accept_licence'] = True
+        saved_here = weights is not None and (Path(weights)/CARD).is_file()
+        if accept_licence or not saved_here:
+            if check_licence(name, row.licence, accept_licence): kept['accept_licence'] = True
         net, processor = read_checkpoint(name, str(weights or row.hub_id), row.network)
     if size: processor.size = type(processor.size)(height=size[0], width=size[1])
     kind = getattr(net.config, 'depth_estimation_type', 'relative')
-    if max_depth and kind != 'metric': net, kind = with_metric_head(net, max_depth), 'metric'
+    if max_depth: net, kind = with_metric_head(name, net, max_depth), 'metric'
     return DPT(net, processor, 'metric' if kind == 'metric' else 'disparity', **kept)
 
 
