@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['DRAWN', 'CHANGED', 'Augment', 'picture_seeds', 'draw', 'flips', 'recolour', 'crop_resize', 'mirror', 'augment_one',
-           'augment_batch']
+           'with_slices', 'augment_batch']
 
 # %% ../../nbs/2_data/22_augment.ipynb #03a-003
 from dataclasses import dataclass, fields
@@ -70,12 +70,12 @@ def flips(
     "Which captures are mirrored in this epoch."
     return draw(index, seed, epoch)['flip'] < .5
 
-# %% ../../nbs/2_data/22_augment.ipynb #1d56148f
+# %% ../../nbs/2_data/22_augment.ipynb #467cf9e1
 def recolour(
-    rgb: Tensor,              # (3,h,w) in [0, 1]
+    rgb: Tensor,              # (...,3,h,w) in [0, 1]
     augment: Augment,         # what may change
     drawn: dict[str, float],  # of this capture, in [0, 1)
-) -> Tensor:                  # (3,h,w) in [0, 1]
+) -> Tensor:                  # (...,3,h,w) in [0, 1]
     "Brightness, contrast, saturation, hue and gamma."
     from torchvision.transforms.v2 import functional as V  # slow to import, and rarely needed
     def factor(name: str) -> float: return 1 + getattr(augment, name)*(2*drawn[name] - 1)
@@ -85,9 +85,9 @@ def recolour(
     if augment.hue: rgb = V.adjust_hue(rgb, augment.hue*(2*drawn['hue'] - 1))
     return rgb**factor('gamma') if augment.gamma else rgb
 
-# %% ../../nbs/2_data/22_augment.ipynb #45c8b7bf
+# %% ../../nbs/2_data/22_augment.ipynb #f669377d
 def crop_resize(
-    rgb: Tensor,                             # (3,h,w) in [0, 1]
+    rgb: Tensor,                             # (...,3,h,w) in [0, 1]
     depth: Tensor,                           # (h,w) metres
     valid: Tensor,                           # (h,w) bool
     intrinsics: Tensor,                      # (4,) fx, fy, cx, cy in pixels
@@ -101,13 +101,15 @@ def crop_resize(
     at = ..., slice(top, top + height), slice(left, left + width)
     part = torch.stack([depth[at], valid[at].float()])[None]
     depth, valid = F.interpolate(part, (h, w), mode='nearest-exact')[0]
-    rgb = F.interpolate(rgb[at][None], (h, w), mode='bilinear', antialias=True)[0].clamp(0, 1)
+    shown = F.interpolate(rgb[at].reshape(-1, 3, height, width), (h, w), mode='bilinear',
+                          antialias=True).clamp(0, 1)
     scale = intrinsics.new_tensor([w/width, h/height]*2)
-    return rgb, depth, valid.bool(), (intrinsics - intrinsics.new_tensor([0, 0, left, top]))*scale
+    camera = (intrinsics - intrinsics.new_tensor([0, 0, left, top]))*scale
+    return shown.view(*rgb.shape[:-2], h, w), depth, valid.bool(), camera
 
-# %% ../../nbs/2_data/22_augment.ipynb #bfda82dc
+# %% ../../nbs/2_data/22_augment.ipynb #7f27bdc0
 def mirror(
-    rgb: Tensor,                             # (3,h,w)
+    rgb: Tensor,                             # (...,3,h,w)
     depth: Tensor,                           # (h,w)
     valid: Tensor,                           # (h,w)
     intrinsics: Tensor,                      # (4,) fx, fy, cx, cy in pixels
@@ -136,9 +138,18 @@ def augment_one(
     capture = recolour(capture[0], augment, drawn), *capture[1:]
     return mirror(*capture) if augment.flip and drawn['flip'] < .5 else capture
 
-# %% ../../nbs/2_data/22_augment.ipynb #45b623db
+# %% ../../nbs/2_data/22_augment.ipynb #6f74351f
+def with_slices(
+    batch: dict,  # rgb (B,3,h,w), and perhaps focal (B,N,3,h,w)
+) -> Tensor:      # (B,1+N,3,h,w), the sharp picture first
+    "All pictures of each capture."
+    rgb = batch['rgb'][:, None]
+    return torch.cat([rgb, batch['focal']], 1) if 'focal' in batch else rgb
+
+
 def augment_batch(
-    batch: dict,       # rgb (B,3,h,w), depth (B,h,w), valid (B,h,w), intrinsics (B,4), index (B,)
+    batch: dict,       # rgb (B,3,h,w), depth (B,h,w), valid (B,h,w), intrinsics (B,4), index (B,);
+                       # perhaps focal (B,N,3,h,w)
     augment: Augment,  # what may change
     seed: int,         # of the run
     epoch: int,        # counted from 1
@@ -146,6 +157,10 @@ def augment_batch(
     "Every capture of a batch, changed as its own draw says."
     if not augment: return batch
     drawn = draw(batch['index'], seed, epoch)
+    shown = batch | dict(rgb=with_slices(batch))
     changed = [augment_one(capture, augment, {name: u[k].item() for name, u in drawn.items()})
-               for k, capture in enumerate(zip(*(batch[name] for name in CHANGED)))]
-    return batch | {name: torch.stack(x) for name, x in zip(CHANGED, zip(*changed))}
+               for k, capture in enumerate(zip(*(shown[name] for name in CHANGED)))]
+    new = {name: torch.stack(x) for name, x in zip(CHANGED, zip(*changed))}
+    rgb = dict(rgb=new['rgb'][:, 0])
+    if 'focal' in batch: rgb['focal'] = new['rgb'][:, 1:]
+    return batch | new | rgb

@@ -261,14 +261,14 @@ def read_features(
     kept = [torch.from_numpy(a[at, side]) for a in cache.arrays.values()]
     return [lies.restored(x) for x, lies in zip(kept, cache.shapes)]
 
-# %% ../../nbs/3_models/18_features.ipynb #ab9bd195
+# %% ../../nbs/3_models/18_features.ipynb #98364e4e
 def turn(
-    batch: dict,     # depth, valid (B,h,w), intrinsics (B,4), and rgb (B,3,h,w) if there is one
+    batch: dict,     # depth, valid (B,h,w), intrinsics (B,4); rgb, focal (B,...,h,w) if there
     turned: Tensor,  # (B,) bool
 ) -> dict:
     "Mirror the marked pictures of a batch with their labels; its features are mirrored already."
     t, width = turned.to(batch['depth'].device), batch['depth'].shape[-1]
-    pictures = {k: batch[k] for k in ('rgb', 'depth', 'valid') if k in batch}
+    pictures = {k: batch[k] for k in ('rgb', 'focal', 'depth', 'valid') if k in batch}
     new = {k: torch.where(t.view(-1, *[1]*(x.ndim - 1)), x.flip(-1), x)
            for k, x in pictures.items()}
     camera = batch['intrinsics'].clone()

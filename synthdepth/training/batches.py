@@ -6,7 +6,7 @@
 __all__ = ['LOOKED_AT', 'draw_changes', 'apply_changes', 'Part', 'parts_of', 'to_device', 'picture_batches', 'steps_left',
            'train_batches', 'Usable', 'label_batches', 'count_usable', 'out_of_range', 'check_usable', 'say_usable']
 
-# %% ../../nbs/5_training/06_batches.ipynb #183c05f8
+# %% ../../nbs/5_training/06_batches.ipynb #20ed350d
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import Pairs, augment_batch, collate, picture_seeds
+from ..data import Pairs, augment_batch, collate, picture_seeds, with_slices
 from ..models import FeatureCache
 from .processes import epoch_order, plan_epoch
 from .recipes import FinetuneError, Recipe, variation
@@ -35,23 +35,25 @@ def draw_changes(
             changes[name] = factor(channels)
     return changes
 
-# %% ../../nbs/5_training/06_batches.ipynb #0fb21865
+# %% ../../nbs/5_training/06_batches.ipynb #affe375e
 def apply_changes(
-    batch: dict,    # rgb (B,3,H,W) in [0,1], depth and valid (B,H,W)
+    batch: dict,    # rgb (B,3,H,W) in [0,1], depth and valid (B,H,W); perhaps focal (B,N,3,H,W)
     changes: dict,  # of `draw_changes`
 ) -> dict:          # the same keys
-    "Mirror and recolour each picture of a batch."
-    rgb, depth, valid = batch['rgb'], batch['depth'], batch['valid']
-    changes = {k: v.to(rgb.device) for k, v in changes.items()}
+    "Mirror and recolour each picture of a batch; all slices of a stack as their sharp picture."
+    shown, depth, valid = with_slices(batch), batch['depth'], batch['valid']
+    changes = {k: v.to(depth.device) for k, v in changes.items()}
     if 'turn' in changes:
         turn = changes['turn']
         depth, valid = (torch.where(turn, x.flip(-1), x) for x in (depth, valid))
-        rgb = torch.where(turn[:, None], rgb.flip(-1), rgb)
+        shown = torch.where(turn[:, None, None], shown.flip(-1), shown)
     if 'contrast' in changes:
-        mean = rgb.mean((1, 2, 3), keepdim=True)
-        rgb = (rgb - mean)*changes['contrast'] + mean
-        rgb = (rgb*changes['brightness']*changes['colour']**.5).clamp(0, 1)
-    return batch | dict(rgb=rgb, depth=depth, valid=valid)
+        mean = shown[:, :1].mean((2, 3, 4), keepdim=True)
+        shown = (shown - mean)*changes['contrast'][:, None] + mean
+        tint = changes['brightness']*changes['colour']**.5
+        shown = (shown*tint[:, None]).clamp(0, 1)
+    new = dict(rgb=shown[:, 0], depth=depth, valid=valid)
+    return batch | new | (dict(focal=shown[:, 1:]) if 'focal' in batch else {})
 
 # %% ../../nbs/5_training/06_batches.ipynb #be4d7fb4
 @dataclass(frozen=True)
