@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .contract import CARD, DepthModel
 
-# %% ../../nbs/3_models/03_registry.ipynb #98e121c4
+# %% ../../nbs/3_models/03_registry.ipynb #5ab01a96
 MODULES = {  # module -> the names that it registers
     'tiny': ('tiny',),
     'fastdepth': ('fastdepth',),
@@ -22,7 +22,8 @@ MODULES = {  # module -> the names that it registers
             'distill-any-depth-small', 'distill-any-depth-large',
             'dpt-large', 'dpt-hybrid', 'dpt-beit-base'),
     'glpn': ('glpn-nyu', 'glpn-kitti'),
-    'marigold': ('marigold', 'marigold-e2e')}
+    'marigold': ('marigold', 'marigold-e2e'),
+    'hybriddepth': ('hybriddepth',)}
 BUILT_IN = {name: f'synthdepth.models.{module}' for module, names in MODULES.items()
             for name in names}
 _builders = {}
