@@ -11,7 +11,10 @@ from synthdepth.data import Augment, DataError, Focus, Pairs, add_focal_stack, a
 from synthdepth.data import even_dioptres, loader, made_stacks, open_data, pack_dataset
 from synthdepth.data import stored_distances, usual_focus
 from synthdepth.data.focal import defocus
-from synthdepth.evaluation import PERTURBATIONS, perturb, perturb_data
+from synthdepth.evaluation import PERTURBATIONS, FocusDistances, MeanDepthMap, find_focus_leak
+from synthdepth.evaluation import perturb, perturb_data, trivial_predictors
+from synthdepth.evaluation.scores import score_batches
+from synthdepth.metrics import get_protocol
 from synthdepth.models import turn
 from synthdepth.scenes import render_dataset
 from synthdepth.training.batches import apply_changes, draw_changes
@@ -263,3 +266,75 @@ def test_data_that_change_their_pictures_as_they_are_read_are_refused(plain):
     data = perturb_data(open_data(plain), 'fog', 2)
     with pytest.raises(DataError, match='pictures are changed as they are read'):
         add_focal_stack(first_batch(data), data)
+
+
+# --- what the distances tell
+
+
+def test_a_map_is_stretched_between_the_distances_of_each_stack():
+    model = FocusDistances(torch.tensor([[2., 3.], [4., 6.]]))
+    found = model(torch.rand(2, 3, 2, 2), torch.tensor([[1., 2., 5.], [8., 2., 4.]]))
+    assert found.tolist() == [[[1, 2], [3, 5]], [[2, 3.5], [5, 8]]]
+    flat = FocusDistances(torch.full((3, 4), 2.))(torch.rand(1, 3, 6, 8), torch.tensor([[1., 4.]]))
+    assert flat.shape == (1, 6, 8) and flat.isfinite().all()
+
+
+def test_it_stands_beside_a_model_that_is_given_a_stack(stored):
+    data = open_data(stored)
+    models = trivial_predictors(data, stack=True)
+    assert list(models)[-1] == 'focus distances' and len(trivial_predictors(data)) == 3
+    batch = add_focal_stack(first_batch(data), data, Focus(stored=True))
+    rows = score_batches(models, data, [batch], get_protocol('metric'))['focus distances']
+    assert len(rows) == 4 and rows.d1.between(0, 1).all()
+    plain = {k: v for k, v in batch.items() if k != 'focus'}
+    with pytest.raises(ValueError, match='focus distances needs focus beside the picture'):
+        score_batches(models, data, [plain], get_protocol('metric'))
+
+
+def refocus(root, distances):
+    "Let each capture's line say other distances."
+    def edit(n, line): line['focal'] = dict(distances=list(map(float, distances[n])), aperture=.05)
+    edit_lines(root, edit)
+    return open_data(root)
+
+
+def test_distances_that_follow_the_true_depth_are_named(tmp_path):
+    root = with_stacks(write_synthdepth(tmp_path/'set', scenes=6, views=2))
+    data, stored = open_data(root), Focus(stored=True)
+    assert find_focus_leak(data, stored) == []
+    ends = [np.quantile(s.depth[s.valid], (.02, .98)) for s in data]
+    following = refocus(root, [1/np.linspace(1/near, 1/far, 3) for near, far in ends])
+    assert usual_focus(following) == Focus()
+    assert find_focus_leak(following, Focus()) == []
+    fault, = find_focus_leak(following, stored)
+    assert 'set: the distances of its focal stacks follow the true depth' in fault
+    assert 'over 12 pictures' in fault and 'fixed for the whole dataset' in fault
+    scale = np.random.default_rng(1).uniform(.8, 1.2, (12, 1))
+    unrelated = refocus(root, scale*[1, 2, 4])
+    assert find_focus_leak(unrelated, stored) == []
+
+
+def test_the_renderers_own_distances_are_named(tmp_path):
+    root = render_dataset(tmp_path/'set', 'rooms', scenes=5, views=1, size=(24, 32), spp=1,
+                          workers=1, progress=False, extras=('focal',), denoise=False)
+    fault, = find_focus_leak(open_data(root), Focus(stored=True))
+    assert '1.00 at the nearest, 1.00 at the farthest' in fault
+
+
+def test_what_the_distances_of_nyu_tell(real):
+    "The numbers that stand in the notebook of the trivial predictors."
+    depths = []
+    for path in sorted((real/'nyuv2'/'depth').glob('*.png')):
+        raw = torch.from_numpy(np.array(Image.open(path))[::4, ::4].astype(np.float32))
+        depths.append(torch.where(raw > 0, (raw + .5)*9.99547/255, 0.))
+    depth = torch.stack(depths)
+    valid = (depth > 0) & (depth < 10)
+    mean = (depth*valid).sum(0)/valid.sum(0).clamp(min=1)
+    rgb = depth[:, None].expand(-1, 3, -1, -1)
+    ends = [torch.quantile(d[v], torch.tensor([.02, .98])) for d, v in zip(depth, valid)]
+
+    def d1(pred):
+        close = (torch.maximum(pred/depth, depth/pred) < 1.25) & valid
+        return (close.sum((1, 2))/valid.sum((1, 2))).mean().item()
+    assert d1(MeanDepthMap(mean)(rgb)) == pytest.approx(.43, abs=.01)
+    assert d1(FocusDistances(mean)(rgb, torch.stack(ends))) == pytest.approx(.54, abs=.01)

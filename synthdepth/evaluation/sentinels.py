@@ -2,24 +2,26 @@
 
 # %% auto #0
 __all__ = ['SENTINEL_LIMITS', 'MAX_COMPARED', 'find_faults', 'find_mask_faults', 'find_mismatches', 'find_known_scenes',
-           'ThumbnailedData', 'with_thumbnails', 'find_copies', 'find_leaks', 'find_run_faults', 'find_unchanged',
-           'stop_at_faults', 'check_predictions']
+           'ThumbnailedData', 'with_thumbnails', 'find_copies', 'find_leaks', 'find_focus_leak', 'find_run_faults',
+           'find_unchanged', 'stop_at_faults', 'check_predictions']
 
-# %% ../../nbs/6_evaluation/07_sentinels.ipynb #d3173ef2
+# %% ../../nbs/6_evaluation/07_sentinels.ipynb #cd2898f0
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 from torch import nn
 
-from ..data import DepthData, Sample, duplicates, shrink, signs
+from ..data import DepthData, Focus, Sample, duplicates, loader, shrink, signs
+from ..data import stored_distances
 from ..metrics import Protocol, get_protocol
 from ..training import Recipe
 from .scores import SentinelError
 from .statistics import bootstrap
 
-# %% ../../nbs/6_evaluation/07_sentinels.ipynb #d3733d1a
+# %% ../../nbs/6_evaluation/07_sentinels.ipynb #c51fbf68
 SENTINEL_LIMITS = dict(
     saturated=.5,  # share of pixels on the clamp
     spread=.02,    # standard deviation of the prediction, as a share of its mean
@@ -28,6 +30,7 @@ SENTINEL_LIMITS = dict(
     end=.02,       # share of the truth's pixels at its nearest or farthest value
     skipped=.1,    # share of optimiser steps without effect
     nothing=.001,  # share of pixels with a predicted depth of 0 or below
+    focus=.5,      # rank correlation of a stack's distances with the picture's depth
 )
 
 # %% ../../nbs/6_evaluation/07_sentinels.ipynb #9555642f
@@ -225,6 +228,37 @@ def find_leaks(
 ) -> list[str]:             # explanations, empty for a fair test
     "Scenes and pictures of the test set that were trained on."
     return find_known_scenes(train, test) + (find_copies(train, test) if pictures else [])
+
+# %% ../../nbs/6_evaluation/07_sentinels.ipynb #ef8af95b
+def _depth_ends(data: DepthData) -> np.ndarray:
+    "(captures,2) metres: between which depths most of each picture lies; nan without a surface."
+    ends = []
+    for batch in loader(data, (48, 64), batch_size=16):
+        for depth in batch['depth'].numpy():
+            known = depth[depth > 0]
+            ends.append(np.quantile(known, (.02, .98)) if len(known) else (np.nan, np.nan))
+    return np.array(ends)
+
+
+def find_focus_leak(
+    data: DepthData,  # whose stacks a model is given
+    focus: Focus,     # as they are given
+) -> list[str]:       # one explanation, or none
+    "Whether the distances of the stacks follow the true depth."
+    if not focus.stored or len(data) < 4: return []
+    distances = stored_distances(data)
+    if (distances == distances[0]).all(): return []
+    truth, found = _depth_ends(data), []
+    for end, k in (('nearest', 0), ('farthest', -1)):
+        if np.ptp(distances[:, k]) == 0: continue
+        rank = spearmanr(distances[:, k], truth[:, k], nan_policy='omit')
+        if rank.statistic > SENTINEL_LIMITS['focus'] and rank.pvalue < .05:
+            found.append(f'{rank.statistic:.2f} at the {end}')
+    if not found: return []
+    return [f'{data.root.name}: the distances of its focal stacks follow the true depth (rank '
+            f'correlation over {len(data)} pictures: {", ".join(found)}), so they tell the range '
+            'of each picture before a pixel is looked at; expected distances fixed for the whole '
+            'dataset']
 
 # %% ../../nbs/6_evaluation/07_sentinels.ipynb #a86f9309
 def _skipped_steps(log: pd.DataFrame) -> str:
