@@ -193,7 +193,7 @@ def under_the_probe(page) -> tuple[int, int, dict]:
 
 def shown(page, position):
     there = f'p => {ROOT}.dataset.shown === String(p)'
-    page.wait_for_function(there, arg=position, timeout=10000)
+    page.wait_for_function(there, arg=position, timeout=30000)
 
 
 def wait_for(page, name, condition, arg=None, timeout=30000):
@@ -201,6 +201,11 @@ def wait_for(page, name, condition, arg=None, timeout=30000):
     part = f"document.querySelector('.sd-root [data-name={name}]')"
     page.wait_for_function(f'arg => {{ const it = {part}; return {condition}; }}', arg=arg,
                            timeout=timeout)
+
+
+def painted(page):
+    "Waits until what was just chosen is on the screen."
+    page.evaluate('() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))')
 
 
 def press(page, key):
@@ -322,12 +327,12 @@ def test_colours_limits_and_stripes(page, work):
     assert tuple(at) in {(g,)*3 for g in NO_DEPTH}
     for name, value in (('cmap', 'magma'), ('scale', 'disparity'), ('scale', 'log')):
         field(page, name).select_option(value)
-        page.wait_for_timeout(60)
+        painted(page)
         new = pixels(page, 'truth')
         assert (new != picture).any()
         picture = new
     field(page, 'invert').check()
-    page.wait_for_timeout(60)
+    painted(page)
     assert (pixels(page, 'truth') != picture).any()
     shot(page, 'magma_log_inverted')
     field(page, 'high').fill('3')
@@ -357,7 +362,7 @@ def test_no_depth_is_striped_in_every_colour_map_and_has_a_legend(page, work):
     assert rows.size and (inside & ~edge).sum() > 1000
     for name in COLOUR_MAPS:
         field(page, 'cmap').select_option(name)
-        page.wait_for_timeout(60)
+        painted(page)
         found = pixels(page, 'truth')[inside & ~edge]
         same = (found == expected[inside & ~edge][:, None]).all(1)
         assert same.mean() > .97, name  # the page rounds another way at the border of the hole
@@ -374,9 +379,10 @@ def test_sort_by_worst_and_filter_by_scene(page):
     field(page, 'score').click()
     wait_for(page, 'progress', 'it.hidden', timeout=20000)
     field(page, 'by').select_option('far')
+    press(page, 'End')
+    shown(page, 8)
     field(page, 'sort').select_option('rmse')
-    wait_for(page, 'message', "it.textContent === ''")
-    page.wait_for_timeout(300)
+    shown(page, 1)  # another order begins at its first
     found = []
     for k in range(1, 9):
         if k > 1: press(page, 'ArrowRight')
@@ -419,7 +425,7 @@ def test_swipe(page):
     page.wait_for_selector("canvas[data-key='swipe']")
     field(page, 'left').select_option('truth')
     field(page, 'right').select_option('pred:near')
-    page.wait_for_timeout(100)
+    painted(page)
     half = pixels(page, 'swipe')
     box = page.locator("canvas[data-key='swipe']").bounding_box()
     page.mouse.move(box['x'] + box['width']/2, box['y'] + box['height']/2)
@@ -448,7 +454,7 @@ def test_point_cloud_appears_and_turns(page):
     page.mouse.up()
     assert (pixels(page, 'cloud') != before).mean() > .02
     field(page, 'ink').select_option('error')
-    page.wait_for_timeout(200)
+    painted(page)
     shot(page, 'cloud')
     field(page, 'ink').select_option('picture')
     page.locator("canvas[data-key='cloud']").dblclick()

@@ -231,7 +231,7 @@ def _files(captures: Iterable[Capture]) -> list[str]:
     pictures = (p for c in captures for p in (c._rgb, c._depth))
     return list(dict.fromkeys(str(p.archive if isinstance(p, Member) else p) for p in pictures))
 
-# %% ../../nbs/2_data/02_dataset.ipynb #c624e832
+# %% ../../nbs/2_data/02_dataset.ipynb #88d71dcf
 @dataclass(repr=False)
 class DepthData:
     "A dataset, or a part of one: `data[i]` reads capture i."
@@ -242,6 +242,7 @@ class DepthData:
     info: dict = field(default_factory=dict)  # dataset.json where there is one
     source: Path | None = field(default=None, compare=False)  # what it was opened as, if not `root`
     known: dict = field(default_factory=dict, compare=False)  # what was worked out, by its name
+    focus: object = None  # a `Focus` for models that need a focal stack; None: the usual one
 
     def __len__(self) -> int:
         return len(self.captures)

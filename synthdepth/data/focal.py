@@ -3,10 +3,11 @@
 # %% auto #0
 __all__ = ['USUAL_FOV', 'LAYERS', 'NO_STACK', 'even_dioptres', 'Focus', 'inverse_depth', 'blur_radius', 'focal_lengths',
            'depth_layers', 'disc_spectra', 'quick_length', 'padded', 'defocus', 'made_stacks', 'stack_of',
-           'stored_distances', 'read_stack', 'add_focal_stack', 'usual_focus']
+           'stored_distances', 'read_stack', 'add_focal_stack', 'usual_focus', 'focus_of', 'add_inputs']
 
-# %% ../../nbs/2_data/23_focal.ipynb #d7cc5161
+# %% ../../nbs/2_data/23_focal.ipynb #a2777c69
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -248,3 +249,21 @@ def usual_focus(
     fixed = len(rows) > 0 and (rows == rows[0]).all() and (np.diff(rows[0]) > 0).all()
     packed = any(isinstance(c.rgb, Member) for c in data.captures[:1])
     return Focus(tuple(rows[0]), stored=True) if fixed and not packed else otherwise
+
+# %% ../../nbs/2_data/23_focal.ipynb #9419995f
+def focus_of(
+    data: DepthData,  # the captures
+) -> Focus:
+    "What the dataset was asked for (`replace(data, focus=Focus(...))`), or the usual."
+    return data.focus or usual_focus(data)
+
+
+def add_inputs(
+    batch: dict,            # rgb (B,3,h,w), depth (B,h,w), intrinsics (B,4), index (B,)
+    needs: Iterable[str],   # `needs` of the models that will see it
+    data: DepthData,        # whose captures these are
+    centre: float = 1.,     # share of height and width that the batch shows
+) -> dict:
+    "The batch, with its focal stacks where a model needs them and they are not there yet."
+    if 'focal' in batch or not {'focal', 'focus'} & set(needs): return batch
+    return add_focal_stack(batch, data, focus_of(data), centre)

@@ -3,7 +3,7 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'prediction': ['PredictionError', 'predict', 'predict_captures'],
+    'prediction': ['PredictionError', 'predict', 'predict_alone', 'predict_captures'],
     'matching': ['MatchError', 'find_maps', 'maps_of_their_own', 'match_maps'],
     'stored_predictions': ['StoredError', 'StoredPredictions'],
     'scores': ['SentinelError', 'score_models', 'score_pictures', 'scores_table', 'write_rows'],
@@ -22,7 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'evaluate': ['evaluate_model', 'evaluate_run', 'given_size', 'original_model', 'with_range'],
     'filters': ['BatchRandom', 'disc_kernel', 'filter_pictures', 'gaussian_kernel',
         'motion_kernels'],
-    'corruptions': ['CORRUPTIONS', 'corrupt', 'corrupt_sample'],
+    'corruptions': ['CORRUPTIONS', 'corrupt', 'corrupt_sample', 'picture_key'],
     'cameras': ['CAMERA_PERTURBATIONS', 'PERTURBATIONS', 'adjust_exposure', 'perturb',
         'perturb_data', 'turn_camera'],
     'robustness': ['ce_rr', 'depth_estimation_error', 'measure_robustness', 'plot_curves',

@@ -4,7 +4,7 @@
 __all__ = ['GRID_CAPTURES', 'NOTED_BEYOND', 'table_metrics', 'score_and_collect', 'check_scored', 'robustness_of',
            'check_alignment', 'evaluate_models']
 
-# %% ../../nbs/6_evaluation/10_assessment.ipynb #e5fd9f92
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #4875ed7a
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -12,25 +12,27 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..data import DepthData
+from ..data import DepthData, focus_of
 from ..metrics import Protocol, get_protocol
 from .panels import CaptureCollector, panel_page
 from .reporting import PAIR, SHOWN, SHOWN_GEOMETRY, compare, count_scored
 from .reporting import show_table, verdict
 from .scores import score_models, scored_rows
-from .sentinels import find_copies, find_faults, find_known_scenes
-from .sentinels import find_mask_faults, find_mismatches, find_unchanged
-from .sentinels import stop_at_faults, with_thumbnails
+from .sentinels import find_copies, find_faults, find_focus_leak
+from .sentinels import find_known_scenes, find_mask_faults, find_mismatches
+from .sentinels import find_unchanged, stop_at_faults, with_thumbnails
 from .statistics import differences
 from .stored_predictions import need_networks, stored_notes
 from .trivial import NothingToScore, trivial_predictors
 
-# %% ../../nbs/6_evaluation/10_assessment.ipynb #dc202ca4
-def _trivial(train: DepthData | None, test: DepthData, protocol: Protocol) -> dict[str, nn.Module]:
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #8e735b8b
+def _trivial(train: DepthData | None, test: DepthData, protocol: Protocol,
+             stack: bool = False) -> dict[str, nn.Module]:
     "Trivial predictors, and under which names they stand in the table."
-    if train is not None: return trivial_predictors(train, protocol)
+    if train is not None: return trivial_predictors(train, protocol, stack=stack)
     names = {'training median': "test set's median", 'mean depth map': "test set's mean depth map"}
-    return {names.get(k, k): m for k, m in trivial_predictors(test, protocol).items()}
+    found = trivial_predictors(test, protocol, stack=stack)
+    return {names.get(k, k): m for k, m in found.items()}
 
 # %% ../../nbs/6_evaluation/10_assessment.ipynb #1378f06c
 def table_metrics(
@@ -133,7 +135,12 @@ def check_alignment(
                      f'{protocol.name} does not align {predicts}: choose one that does, such as '
                      f'--protocol affine_{predicts}')
 
-# %% ../../nbs/6_evaluation/10_assessment.ipynb #401df68b
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #f985c9ed
+def _given_stacks(models: Mapping) -> bool:
+    "Does a model look at a focal stack?"
+    return any('focal' in getattr(model, 'needs', ()) for model in models.values())
+
+
 def _faults_before(models: Mapping, test: DepthData, train: DepthData | None, trained: Mapping,
                    protocol: Protocol) -> list[str]:
     "What is wrong before anything is predicted; ValueError for what cannot be assessed at all."
@@ -142,10 +149,11 @@ def _faults_before(models: Mapping, test: DepthData, train: DepthData | None, tr
     if not len(test): raise ValueError(f'{test.root}: nothing to test on')
     for name, model in models.items(): check_alignment(name, model, protocol)
     faults = find_known_scenes(train, test) if train is not None else []
+    if _given_stacks(models): faults += find_focus_leak(test, focus_of(test))
     return faults + [f'{name}: {fault}' for name, scenes in trained.items()
                      for fault in find_known_scenes(scenes, test)]
 
-# %% ../../nbs/6_evaluation/10_assessment.ipynb #7b577d3a
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #0b71484e
 def evaluate_models(
     models: dict[str, Callable],     # one model, or baseline and model, by name
     test: DepthData,  # the captures
@@ -168,7 +176,7 @@ def evaluate_models(
     stop_at_faults(faults, show_anyway)
     seen = test
     if train is not None: seen, train = with_thumbnails(test), with_thumbnails(train)
-    trivial = _trivial(train, test, protocol)
+    trivial = _trivial(train, test, protocol, _given_stacks(models))
     scores, kept = score_and_collect(models, trivial, seen, protocol, size, geometry)
     rows = scores[names[-1]]
     notes = [*notes, *check_scored(rows, test, protocol)]

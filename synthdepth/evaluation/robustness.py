@@ -3,19 +3,20 @@
 # %% auto #0
 __all__ = ['depth_estimation_error', 'ce_rr', 'measure_robustness', 'summary', 'show_summary', 'plot_curves']
 
-# %% ../../nbs/6_evaluation/16_robustness.ipynb #ebb12cd8
+# %% ../../nbs/6_evaluation/16_robustness.ipynb #34a9c1d9
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..data import DepthData, loader
+from ..data import DepthData, add_inputs, loader
 from ..metrics import Protocol, evaluate_batch, get_protocol
+from ..models import inputs_of
 from .assessment import check_scored
 from .cameras import PERTURBATIONS, perturb
 from .corruptions import CORRUPTIONS, picture_key
-from .prediction import model_device, predict
+from .prediction import model_device, needs_of, predict
 from .reporting import count_scored
 from .scores import SYMPTOMS, filled_prediction, score_batches
 from .sentinels import check_predictions
@@ -41,11 +42,12 @@ def ce_rr(
     if baseline is not None: ce = 100*errors/np.asarray(baseline, float)
     return ce, 100*(1 - errors)/(1 - clean[..., None])
 
-# %% ../../nbs/6_evaluation/16_robustness.ipynb #27fa92a4
+# %% ../../nbs/6_evaluation/16_robustness.ipynb #e9f0248b
 def _score(model: Callable, batch: dict, protocol: Protocol) -> pd.DataFrame:
     "METRICS of one batch, a row per picture."
     predicts = getattr(model, 'predicts', 'metric')
-    pred = filled_prediction(predict(model, batch['rgb']), protocol, predicts)
+    pred = predict(model, batch['rgb'], **inputs_of(model, batch))
+    pred = filled_prediction(pred, protocol, predicts)
     scores = evaluate_batch(pred, batch['depth'], batch['valid'], protocol, predicts)
     return pd.DataFrame({name: x.cpu().numpy() for name, x in scores.items()})
 
@@ -89,7 +91,7 @@ def _clean_scores(models: dict, data: DepthData, batches, protocol: Protocol,
     return {name: rows.drop(columns=['scene', 'view', 'rgb', *SYMPTOMS])
             for name, rows in scores.items()}
 
-# %% ../../nbs/6_evaluation/16_robustness.ipynb #4d51225a
+# %% ../../nbs/6_evaluation/16_robustness.ipynb #0683bf4f
 def measure_robustness(
     model: Callable,               # a DepthModel, or as in `predict`
     data: DepthData,  # the captures
@@ -120,6 +122,7 @@ def measure_robustness(
             at = batch['index'].tolist()
             captures = [data.captures[i] for i in at]
             there = {k: v.to(device) for k, v in batch.items()}
+            there = add_inputs(there, needs_of(models.values()), data, protocol.centre)
             rows += [_labelled(x.loc[at], captures, model=which, corruption='clean', severity=0)
                      for which, x in clean.items()]
             rows += _perturbed_rows(models, captures, there, asked, protocol, bar)

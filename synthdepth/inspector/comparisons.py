@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ENTRY', 'MEMORY', 'SHARES', 'buffers_in', 'Recent', 'memory_share', 'check_corruption', 'Conditions', 'known_scores',
            'as_model', 'made_elsewhere', 'ask', 'pair_maps', 'known_camera', 'start_comparison', 'add_predictions',
-           'ScoredCaptures', 'Comparisons', 'make_comparison', 'change_conditions']
+           'shown_stack', 'shown_inputs', 'ScoredCaptures', 'Comparisons', 'make_comparison', 'change_conditions']
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #bfcbe0eb
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #a374af9f
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
@@ -16,10 +16,12 @@ from time import perf_counter
 
 import numpy as np
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..camera import Intrinsics
-from ..data import Capture, preprocess
-from ..evaluation import CORRUPTIONS, maps_of_their_own, named_model, predict_captures
+from ..camera import Intrinsics, centre_box
+from ..data import Capture, DepthData, add_inputs, collate, preprocess
+from ..evaluation import CORRUPTIONS, maps_of_their_own, named_model, perturb
+from ..evaluation import picture_key, predict_captures
 from .captures import list_captures, read_capture
 from .comparison import Comparison, add_prediction, noting_problems
 from .results import read_results
@@ -132,7 +134,7 @@ def as_model(
     "The model, loaded where it is only named."
     return named_model(source, kind, scale)[1] if isinstance(source, (str, Path)) else source
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #e56327c0
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #ffb5e88a
 def made_elsewhere(
     model: Callable,  # as `as_model` gives it
 ) -> bool:
@@ -145,6 +147,7 @@ def ask(
     rgb: Tensor,             # (3,H,W) in [0,1], what it is shown
     capture: Capture,        # what is shown
     conditions: Conditions,  # under which it is shown
+    more: Mapping[str, Tensor] | None = None,  # what else is known of it, with a first axis of 1
 ) -> Tensor:                 # (1,H,W) on the CPU
     "What a model says about a capture. Raises ValueError where it cannot know."
     corruption, _ = conditions.alteration
@@ -155,7 +158,7 @@ def ask(
         raise ValueError(f'{model.folder} holds no map of this picture, or none that is its alone; '
                          f'expected one called like {capture.rgb.name}')
     centre = conditions.protocol.centre
-    return predict_captures(model, rgb[None], [capture], centre).cpu()
+    return predict_captures(model, rgb[None], [capture], centre, more).cpu()
 
 # %% ../../nbs/7_inspector/05_comparisons.ipynb #6898ab5e
 def pair_maps(
@@ -189,7 +192,7 @@ def start_comparison(
         comparison.problems.append(said)
     return comparison
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #ecc81d3d
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #5c4d22c9
 def add_predictions(
     comparison: Comparison,          # a capture, and what models make of it
     models: Mapping[str, Callable],  # name -> model
@@ -197,13 +200,44 @@ def add_predictions(
     capture: Capture,                # what is shown
     raw: dict[str, Tensor],          # model -> (1,H,W) what it said before; what is new is added
     conditions: Conditions,          # under which predictions are made and scored
+    more: Mapping[str, Tensor] | None = None,  # what else is known of it, with a first axis of 1
 ):
     "Adds what each model makes of the picture; asks only those that were not asked before."
     for name, model in models.items():
         with noting_problems(comparison, name):
-            if name not in raw: raw[name] = ask(model, rgb, capture, conditions)
+            if name not in raw: raw[name] = ask(model, rgb, capture, conditions, more)
             predicts = getattr(model, 'predicts', 'metric')
             add_prediction(comparison, name, raw[name], predicts, conditions.protocol)
+
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #3390840f
+def shown_stack(
+    data: DepthData,         # the captures
+    i: int,                  # of the capture
+    conditions: Conditions,  # under which it is shown
+    size: tuple[int, int],   # (height, width) in pixels that is shown
+) -> dict[str, Tensor]:      # focal (1,N,3,height,width) in [0,1], focus (1,N) metres
+    "A capture's focal stack as a model is shown it."
+    batch = collate([preprocess(data[i], None) | dict(index=i)])
+    batch = add_inputs(batch, ('focal', 'focus'), data)
+    if conditions.corruption:
+        batch = perturb(batch, *conditions.alteration, [picture_key(data.captures[i])])
+    top, left, h, w = centre_box(*batch['rgb'].shape[-2:], conditions.protocol.centre)
+    part = batch['focal'][0, ..., top:top + h, left:left + w]
+    focal = F.interpolate(part, size, mode='bilinear', antialias=True)
+    return dict(focal=focal[None], focus=batch['focus'])
+
+
+def shown_inputs(
+    models: Mapping[str, Callable],  # name -> model
+    data: DepthData,                 # the captures
+    i: int,                          # of the capture
+    tensors: dict[str, Tensor],      # as `preprocess` gives them
+    conditions: Conditions,          # under which it is shown
+) -> dict[str, Tensor]:              # with a first axis of 1
+    "What the models need besides the picture."
+    found = dict(rgb=tensors['rgb'][None], intrinsics=tensors['intrinsics'][None])
+    if not any('focal' in getattr(m, 'needs', ()) for m in models.values()): return found
+    return found | shown_stack(data, i, conditions, tuple(tensors['rgb'].shape[-2:]))
 
 # %% ../../nbs/7_inspector/05_comparisons.ipynb #9100202a
 class ScoredCaptures:
@@ -269,7 +303,7 @@ class Comparisons(ScoredCaptures):
         if not comparison.problems: self.recent[position] = comparison
         return comparison
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #a1ba07da
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #15eb49bf
 def make_comparison(
     comparisons: Comparisons,  # all comparisons of a list
     position: int,             # of a capture in the list
@@ -281,8 +315,12 @@ def make_comparison(
     size, max_depth = protocol.size or comparisons.asked_size, comparisons.max_depth
     tensors = preprocess(sample, size, max_depth=max_depth, centre=protocol.centre)
     comparison = start_comparison(position, sample.capture, tensors, max_depth)
-    shown = tensors['rgb'], sample.capture
-    add_predictions(comparison, comparisons.models, *shown, raw, conditions)
+    split, i = comparisons.captures.locate(position)
+    shown, more = (tensors['rgb'], sample.capture), {}
+    with noting_problems(comparison, 'focal stack'):
+        more = shown_inputs(comparisons.models, comparisons.captures.parts[split], i, tensors,
+                            conditions)
+    add_predictions(comparison, comparisons.models, *shown, raw, conditions, more)
     return comparison
 
 # %% ../../nbs/7_inspector/05_comparisons.ipynb #884e1bac

@@ -7,7 +7,7 @@ __all__ = ['LARGEST_PICTURE', 'NO_MODEL', 'open_picture', 'picture_of_array', 'r
            'describe_picture', 'PredictorPage', 'PictureView', 'PredictionJob', 'stage_message', 'start_job',
            'show_job', 'title_of', 'networks', 'PredictPanel']
 
-# %% ../../nbs/7_inspector/11_predictor.ipynb #55f3257b
+# %% ../../nbs/7_inspector/11_predictor.ipynb #7b770c6d
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from ..colour import picture_to_rgb
-from ..evaluation import panel_page, predict
+from ..evaluation import panel_page, predict_alone
 from .comparison import Comparison, colour_limits, noting_problems
 from .comparison import picture_alone
 from .comparisons import as_model, made_elsewhere
@@ -71,7 +71,7 @@ def read_picture(
     image.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
     return np.array(image)
 
-# %% ../../nbs/7_inspector/11_predictor.ipynb #63bef31d
+# %% ../../nbs/7_inspector/11_predictor.ipynb #72b7bb5c
 def predict_into(
     comparison: Comparison,  # a picture alone; the prediction is added
     name: str,               # of the model
@@ -80,7 +80,7 @@ def predict_into(
     "Asks one model; whatever fails becomes one of the comparison's problems."
     rgb = torch.from_numpy(comparison.rgb).permute(2, 0, 1).float()/255
     with noting_problems(comparison, name):
-        comparison.shown[name] = predict(model, rgb[None])[0].cpu().numpy()
+        comparison.shown[name] = predict_alone(model, rgb[None])[0].cpu().numpy()
         comparison.counted[name] = np.zeros_like(comparison.valid)
         predicts = getattr(model, 'predicts', 'metric')
         if predicts != 'metric':

@@ -6,16 +6,16 @@
 __all__ = ['LOOKED_AT', 'draw_changes', 'apply_changes', 'Part', 'parts_of', 'to_device', 'picture_batches', 'steps_left',
            'train_batches', 'Usable', 'label_batches', 'count_usable', 'out_of_range', 'check_usable', 'say_usable']
 
-# %% ../../nbs/5_training/06_batches.ipynb #20ed350d
-from collections.abc import Iterator, Sequence
+# %% ../../nbs/5_training/06_batches.ipynb #cd55d6f1
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import Pairs, augment_batch, collate, picture_seeds, with_slices
-from ..models import FeatureCache
+from ..data import Pairs, add_inputs, augment_batch, collate, picture_seeds, with_slices
+from ..models import FeatureCache, turn
 from .processes import epoch_order, plan_epoch
 from .recipes import FinetuneError, Recipe, variation
 
@@ -35,25 +35,22 @@ def draw_changes(
             changes[name] = factor(channels)
     return changes
 
-# %% ../../nbs/5_training/06_batches.ipynb #affe375e
+# %% ../../nbs/5_training/06_batches.ipynb #960dd042
 def apply_changes(
-    batch: dict,    # rgb (B,3,H,W) in [0,1], depth and valid (B,H,W); perhaps focal (B,N,3,H,W)
+    batch: dict,    # rgb (B,3,H,W) in [0,1], depth and valid (B,H,W), intrinsics (B,4);
+                    # perhaps focal (B,N,3,H,W)
     changes: dict,  # of `draw_changes`
 ) -> dict:          # the same keys
     "Mirror and recolour each picture of a batch; all slices of a stack as their sharp picture."
-    shown, depth, valid = with_slices(batch), batch['depth'], batch['valid']
-    changes = {k: v.to(depth.device) for k, v in changes.items()}
-    if 'turn' in changes:
-        turn = changes['turn']
-        depth, valid = (torch.where(turn, x.flip(-1), x) for x in (depth, valid))
-        shown = torch.where(turn[:, None, None], shown.flip(-1), shown)
-    if 'contrast' in changes:
-        mean = shown[:, :1].mean((2, 3, 4), keepdim=True)
-        shown = (shown - mean)*changes['contrast'][:, None] + mean
-        tint = changes['brightness']*changes['colour']**.5
-        shown = (shown*tint[:, None]).clamp(0, 1)
-    new = dict(rgb=shown[:, 0], depth=depth, valid=valid)
-    return batch | new | (dict(focal=shown[:, 1:]) if 'focal' in batch else {})
+    changes = {k: v.to(batch['depth'].device) for k, v in changes.items()}
+    if 'turn' in changes: batch = turn(batch, changes['turn'][:, 0, 0])
+    if 'contrast' not in changes: return batch
+    shown = with_slices(batch)
+    mean = shown[:, :1].mean((2, 3, 4), keepdim=True)
+    shown = (shown - mean)*changes['contrast'][:, None] + mean
+    tint = changes['brightness']*changes['colour']**.5
+    shown = (shown*tint[:, None]).clamp(0, 1)
+    return batch | dict(rgb=shown[:, 0]) | (dict(focal=shown[:, 1:]) if 'focal' in batch else {})
 
 # %% ../../nbs/5_training/06_batches.ipynb #be4d7fb4
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def steps_left(
     plan = plan_epoch(order, recipe.batch_size, recipe.accumulate, accelerator.num_processes)
     return [parts_of(step, accelerator.process_index) for step in plan[start:]]
 
-# %% ../../nbs/5_training/06_batches.ipynb #cc6e5666
+# %% ../../nbs/5_training/06_batches.ipynb #03bc7622
 def train_batches(
     pairs: Dataset,              # `Pairs`, or `FeatureCache`
     recipe: Recipe,              # its hyper-parameters
@@ -128,19 +125,24 @@ def train_batches(
     generator: torch.Generator,  # of the changes to the pictures, as it was at that step
     workers: int = 0,            # processes that read ahead
     usable: Sequence[int] | None = None,  # captures that are trained on; None: all
+    needs: Iterable[str] = ('rgb',),      # what the model needs to be given
 ) -> Iterator[list[tuple[dict, list[int], int]]]:  # parts: batch, sizes of all shares, pictures
     "The steps of an epoch, on the device."
     usable = range(len(pairs)) if usable is None else usable
     steps = steps_left(usable, recipe, epoch, start, accelerator)
-    kept = isinstance(pairs, FeatureCache)
+    kept, device = isinstance(pairs, FeatureCache), accelerator.device
     pictures = None if kept else picture_batches(pairs, sum(steps, []), accelerator, workers)
+
+    def read(batch):
+        if 'focal' not in needs: return batch
+        return add_inputs(to_device(batch, device), needs, pairs.data, pairs.centre)
 
     def batch_of(part, changes):
         mine = {k: v[part.rows] for k, v in changes.items()}
         if kept: batch = pairs.__getitems__(part.indices, mine['turn'][:, 0, 0] if mine else None)
-        else: batch = augment_batch(next(pictures), variation(recipe), recipe.seed, epoch)
+        else: batch = augment_batch(read(next(pictures)), variation(recipe), recipe.seed, epoch)
         seeds = picture_seeds(torch.as_tensor(batch['index']), recipe.seed, epoch)
-        batch = to_device(batch | dict(seed=seeds), accelerator.device)
+        batch = to_device(batch | dict(seed=seeds), device)
         if not kept: batch = apply_changes(batch, mine)
         if part.borrowed: batch['valid'] = torch.zeros_like(batch['valid'])
         return batch

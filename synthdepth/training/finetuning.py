@@ -42,7 +42,7 @@ def take_step(
     count_step(run.state, loss, applied, counted, pictures - counted)
     return loss, pictures
 
-# %% ../../nbs/5_training/13_finetune.ipynb #796f4a91
+# %% ../../nbs/5_training/13_finetune.ipynb #d4922b84
 def train_epoch(
     run: Run,    # under way
     epoch: int,  # from 1
@@ -53,7 +53,7 @@ def train_epoch(
     run.net.train()
     start = time.perf_counter() - part.seconds
     for parts in train_batches(pairs, recipe, epoch, part.step, run.accelerator, run.generator,
-                               run.options.workers, run.counted('train')):
+                               run.options.workers, run.counted('train'), run.model.needs):
         loss, pictures = take_step(run, parts)
         part.seconds = time.perf_counter() - start
         run.progress.step(pictures, epoch=f'{epoch}/{recipe.epochs}', loss=f'{loss:.3f}',

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['kept_bytes', 'statistics_kept', 'recomputed', 'recompute_activations', 'largest_possible', 'left_as_it_was',
-           'counted_batch', 'largest_batch', 'batch_of_all', 'feature_dtype', 'check_cache_folder', 'keep_features']
+           'counted_batch', 'example_inputs', 'largest_batch', 'batch_of_all', 'feature_dtype', 'check_cache_folder',
+           'keep_features']
 
-# %% ../../nbs/5_training/08_memory.ipynb #4d925c6d
+# %% ../../nbs/5_training/08_memory.ipynb #63780180
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 from ..data import CacheError, cache_folder
 from ..machine import NotWritable, check_writable, free_memory
 from ..models import DepthModel, FeatureCache
+from .batches import to_device
 from .processes import batch_norms, first_decides, one_normalisation
 from .recipes import FinetuneError, Recipe
 
@@ -117,7 +119,22 @@ def counted_batch(
     free = free_memory() - 3*sum(p.nbytes for p in params)
     return max(1, min(most, int(free/2/kept_bytes(lambda: forward(2)))))
 
-# %% ../../nbs/5_training/08_memory.ipynb #875d5bbc
+# %% ../../nbs/5_training/08_memory.ipynb #bb52c7f9
+def example_inputs(
+    model: DepthModel,      # of any architecture
+    n: int,                 # pictures
+    size: tuple[int, int],  # (height, width) in pixels
+    slices: int = 10,       # of a focal stack; few have more
+) -> dict[str, Tensor]:     # rgb among them
+    "Something of the right shape for all that a model needs."
+    height, width = size
+    found = dict(rgb=torch.rand(n, 3, height, width),
+                 intrinsics=torch.tensor([width, width, width/2, height/2]).expand(n, 4),
+                 focal=torch.rand(n, slices, 3, height, width) if 'focal' in model.needs else None,
+                 focus=torch.linspace(.5, 5, slices).expand(n, slices))
+    return {name: found[name] for name in model.needs}
+
+# %% ../../nbs/5_training/08_memory.ipynb #8076e02a
 def largest_batch(
     model: DepthModel,         # where it will train
     recipe: Recipe,            # its hyper-parameters
@@ -127,8 +144,8 @@ def largest_batch(
     "The largest batch that one forward and backward pass has memory for."
     params = [p for p in model.parameters() if p.requires_grad]
     def forward(n):
-        rgb = torch.rand(n, 3, *recipe.size, device=accelerator.device)
-        with accelerator.autocast(): return model.train()(rgb)
+        inputs = to_device(example_inputs(model, n, recipe.size), accelerator.device)
+        with accelerator.autocast(): return model.train()(**inputs)
     def step(n):
         reserve = [torch.empty_like(p) for p in params for _ in range(2)]  # AdamW's moments
         forward(n).mean().backward()
