@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['app', 'ASKED', 'assignments', 'named_texts', 'listed', 'render_command', 'rerender_command', 'check_command',
            'card_command', 'pack_command', 'unpack_command', 'publish_command', 'finetune_command', 'runs_command',
-           'results_folder', 'of_its_run', 'folder_for', 'evaluate_command', 'predict_command', 'inspect_command',
-           'demo_command', 'demo_real_command', 'train_tiny_command', 'exit_code', 'main']
+           'results_folder', 'of_its_run', 'folder_for', 'evaluate_command', 'predict_command', 'check_model_command',
+           'inspect_command', 'demo_command', 'demo_real_command', 'train_tiny_command', 'exit_code', 'main']
 
 # %% ../nbs/8_commands/04_cli.ipynb #dd60ea2e
 import json
@@ -348,6 +348,24 @@ def predict_command(
                              batch_size, scale, (near, far), fov, progress=True)
     print(found)
     if found.failed: raise typer.Exit(1)
+
+# %% ../nbs/8_commands/04_cli.ipynb #a75cdb39
+@app.command('check-model')
+def check_model_command(
+    model: Annotated[str, typer.Argument(help='registered name, NAME=WEIGHTS, or saved folder')],
+    height: Annotated[int, typer.Option(help='pixels of the pictures it is shown')] = 96,
+    width: Annotated[int, typer.Option(help='pixels')] = 128,
+    steps: Annotated[int, typer.Option(help='of the optimiser, in each of its runs')] = 20,
+    lr: Annotated[float, typer.Option(help='learning rate')] = 1e-3,
+    without_learning: Annotated[bool, typer.Option(
+        '--without-learning', help='skip the checks that train')] = False,
+):
+    "Examine a model: sizes, units, groups, saving, learning; exit code 1 when something fails."
+    from synthdepth.evaluation import named_model
+    from synthdepth.training import CHECKS, LEARNING, check_model
+    checks = [name for name in CHECKS if not (without_learning and name in LEARNING)]
+    found = check_model(named_model(model)[1], (height, width), steps, lr, checks=checks, say=print)
+    if any(check.holds is False for check in found): raise typer.Exit(1)
 
 # %% ../nbs/8_commands/04_cli.ipynb #af4c649c
 @app.command('inspect')

@@ -15,4 +15,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'record': ['data_fingerprint'],
     'finetuning': ['finetune', 'plot_loss'],
     'runs': ['list_runs', 'run_state'],
+    'conformance': ['CHECKS', 'LEARNING', 'check_model'],
 })

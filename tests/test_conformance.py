@@ -1,0 +1,43 @@
+"Every registered model keeps the same promises, on a small random configuration of its row."
+import pytest
+import torch
+from small import library_road, small
+
+from synthdepth.models import model_names
+from synthdepth.training import CHECKS, LEARNING, check_model
+from synthdepth.training.conformance import five_rooms
+
+TIMM = 'timm:mobilenetv3_small_050'
+ONE_OF_EACH = ('tiny', 'fastdepth', 'zoedepth-n', 'zoedepth-nk', 'depth-anything-v2-small',
+               'depth-anything-v2-small-metric-indoor', 'dpt-large', 'glpn-nyu', 'marigold',
+               'marigold-e2e', 'hybriddepth', TIMM)
+LIBRARY = ('depth-anything', 'distill', 'dpt', 'glpn')
+PROMISED_BY_NONE = {  # name -> checks that say nothing about it
+    'hybriddepth': {'features'}}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='module')
+def rooms(tmp_path_factory): return five_rooms(tmp_path_factory.mktemp('rooms')/'set', (96, 128))
+
+
+@pytest.mark.parametrize('name', [*model_names(), TIMM])
+def test_every_model_keeps_its_promises(name, rooms, tmp_path, monkeypatch):
+    monkeypatch.setenv('SYNTHDEPTH_ACCEPT_LICENCE', '1')
+    if name.startswith('marigold'): pytest.importorskip('diffusers')
+    model = small(name)
+    road = library_road(model, tmp_path/'theirs') if name.startswith(LIBRARY) else None
+    checks = [c for c in CHECKS if name in ONE_OF_EACH or c not in LEARNING]
+    found = check_model(model, data=rooms, reference=road, checks=checks)
+    print(*found, sep='\n')
+    assert [str(c) for c in found if c.holds is False] == []
+    without = {c.name for c in found if c.holds is None}
+    assert without - {'library'} <= PROMISED_BY_NONE.get(name, set())
+    assert ('library' in without) == (road is None)
