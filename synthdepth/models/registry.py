@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .contract import CARD, DepthModel
 
-# %% ../../nbs/3_models/03_registry.ipynb #5ab01a96
+# %% ../../nbs/3_models/03_registry.ipynb #bbbe0231
 MODULES = {  # module -> the names that it registers
     'tiny': ('tiny',),
     'fastdepth': ('fastdepth',),
@@ -23,7 +23,8 @@ MODULES = {  # module -> the names that it registers
             'dpt-large', 'dpt-hybrid', 'dpt-beit-base'),
     'glpn': ('glpn-nyu', 'glpn-kitti'),
     'marigold': ('marigold', 'marigold-e2e'),
-    'hybriddepth': ('hybriddepth',)}
+    'hybriddepth': ('hybriddepth',),
+    'depth_pro': ('depth-pro',)}
 BUILT_IN = {name: f'synthdepth.models.{module}' for module, names in MODULES.items()
             for name in names}
 _builders = {}
