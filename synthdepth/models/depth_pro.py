@@ -83,7 +83,7 @@ def focal_in_widths(
     known = intrinsics[:, 0].to(guessed)/width
     return torch.where(known > 0, known, guessed).view(-1, 1, 1)
 
-# %% ../../nbs/3_models/12_depth_pro.ipynb #81999ba7
+# %% ../../nbs/3_models/12_depth_pro.ipynb #cb85293b
 INVERSE = 1e-4, 1e4  # 1/metres; the library keeps inverse depth in this range
 
 
@@ -97,8 +97,8 @@ class DepthProStages(DepthModel):
         size: int | None = None,            # pixels of both sides; None: as the processor says
         **config,                           # what else `create_model` must be told again
     ):
-        super().__init__(**config, **dict(size=size) if size else {})
-        if size: work_at(net, check_size(size, net.config))
+        super().__init__(**config, **{} if size is None else dict(size=size))
+        if size is not None: work_at(net, check_size(size, net.config))
         self.net, self.processor, self.size = net, processor, size
 
     def encode(self, rgb, intrinsics=None):
