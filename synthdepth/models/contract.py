@@ -33,7 +33,7 @@ def check_rgb(
                          'the model normalises by itself, and 0-255 must be divided by 255')
     return rgb
 
-# %% ../../nbs/3_models/02_contract.ipynb #a0235dea
+# %% ../../nbs/3_models/02_contract.ipynb #cfd5ebd9
 INPUTS = {  # name -> what a model may need besides the picture, as a batch holds it
     'intrinsics': '(B,4) fx, fy, cx, cy in pixels of the picture, nan where unknown',
     'focal': '(B,N,3,H,W) a focal stack: the picture in [0, 1], focused at N distances',
@@ -45,6 +45,7 @@ class EncoderDecoder(nn.Module, ABC):
     name = ''             # the registry's name, set by `create_model`
     predicts = 'metric'   # 'metric' (metres), or 'depth' or 'disparity' (up to scale and shift)
     needs = ('rgb',)      # what it looks at; some of `INPUTS`
+    late = ()             # which of these `decode` and `compare` alone look at
     loss = ''             # its authors' objective, as a recipe writes it; '': as `predicts` says
     published = {}        # fields of a recipe as its authors trained it
 

@@ -23,13 +23,13 @@ from tqdm.auto import tqdm
 from ..data import CacheError, Pairs, cached_arrays, collate, spec_bytes
 from .contract import DepthModel
 
-# %% ../../nbs/3_models/18_features.ipynb #604483c9
+# %% ../../nbs/3_models/18_features.ipynb #eeba1ced
 def frozen_stage(
     model: DepthModel,  # of any architecture
 ) -> str:               # 'encoder' or 'neck'
     "The last part of a model whose features can be kept; CacheError when no encoder is frozen."
-    if more := [name for name in model.needs if name != 'rgb']:
-        raise CacheError('features can be kept of models that look at the picture alone; '
+    if more := [name for name in model.needs if name not in ('rgb', *model.late)]:
+        raise CacheError('features can be kept of encoders that look at the picture alone; '
                          f'{model.name} needs {", ".join(more)}')
     groups = model.parameter_groups().items()
     live = [name for name, params in groups if any(p.requires_grad for p in params)]
