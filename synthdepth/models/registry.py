@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .contract import CARD, DepthModel
 
-# %% ../../nbs/3_models/03_registry.ipynb #5ab01a96
+# %% ../../nbs/3_models/03_registry.ipynb #34c27abc
 MODULES = {  # module -> the names that it registers
     'tiny': ('tiny',),
     'fastdepth': ('fastdepth',),
@@ -23,6 +23,7 @@ MODULES = {  # module -> the names that it registers
             'dpt-large', 'dpt-hybrid', 'dpt-beit-base'),
     'glpn': ('glpn-nyu', 'glpn-kitti'),
     'marigold': ('marigold', 'marigold-e2e'),
+    'clip_depth': ('clip-depth',),
     'hybriddepth': ('hybriddepth',)}
 BUILT_IN = {name: f'synthdepth.models.{module}' for module, names in MODULES.items()
             for name in names}
