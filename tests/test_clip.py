@@ -1,5 +1,6 @@
 "CLIP with learned sentences and depths, at the size of a thumb."
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -270,6 +271,11 @@ def test_a_saved_folder_opens_again_and_holds_clip_once(tmp_path, monkeypatch):
     CLIPModel.from_pretrained(folder/'clip')  # whole in itself
     twice = load_model(again.save(tmp_path/'b'))
     with torch.no_grad(): assert torch.equal(twice(picture()), model(picture()))
+
+
+def test_a_copy_is_whole():
+    model = make()
+    with torch.no_grad(): assert torch.equal(deepcopy(model)(picture()), model(picture()))
 
 
 def test_a_checkpoint_of_clip_starts_with_fresh_prompts(checkpoint):
