@@ -137,6 +137,14 @@ def test_it_works_at_the_size_it_is_told():
         assert make(size=(120, 160)).encode(rgb)[1].shape[2:] == (15, 20)
 
 
+def test_its_size_is_known_without_its_weights():
+    with torch.device('meta'): model = create_model('clip-depth', 'none')
+    count = {k: sum(p.numel() for p in ps) for k, ps in model.parameter_groups().items()}
+    words = 49408 - 514  # that the random one's vocabulary lacks, 512 numbers each
+    assert count['fixed'] + 512*words == 149_620_737  # ViT-B/16, as OpenAI published it
+    assert count['neck'] == 512*12 and count['decoder'] == 16*(512 + 7)
+
+
 def test_depth_is_above_0_whatever_the_bins_become():
     model = make()
     with torch.no_grad():

@@ -53,7 +53,7 @@ def random_clip(
                                    crop_size=dict(height=side, width=side))
     return net.eval(), processor, tokenizer
 
-# %% ../../nbs/3_models/16_clip_depth.ipynb #d933c2f0
+# %% ../../nbs/3_models/16_clip_depth.ipynb #990e8207
 WORDS = ('extremely close', 'very close', 'close', 'neither close nor far', 'far', 'very far',
          'extremely far')
 CONTEXT = 'this object is'  # where the context begins
@@ -68,13 +68,14 @@ def sentence_tokens(
     if len(words) < 2 or not context.strip():
         raise ValueError(f'clip-depth: found the words {list(words)} behind {context!r}, expected '
                          'two or more distances, and a context of one word or more')
-    found = tokenizer([f'{context} {word}' for word in words], padding=True, return_tensors='pt')
-    ends = found.attention_mask.sum(1) - 1
-    for word, ids, end in zip(words, found.input_ids.tolist(), ends.tolist()):
+    found = tokenizer([f'{context} {word}' for word in words], padding=True)
+    ends = [sum(mask) - 1 for mask in found.attention_mask]
+    for word, ids, end in zip(words, found.input_ids, ends):
         if tokenizer.unk_token_id in ids[1:end]:
             raise ValueError(f"clip-depth: its tokenizer cannot read '{context} {word}'; expected "
                              'that of a CLIP, with its vocabulary')
-    return found.input_ids, ends, len(tokenizer(context, add_special_tokens=False).input_ids)
+    n = len(tokenizer(context, add_special_tokens=False).input_ids)
+    return torch.tensor(found.input_ids), torch.tensor(ends), n
 
 # %% ../../nbs/3_models/16_clip_depth.ipynb #326b8b42
 def sentence_features(
@@ -145,7 +146,7 @@ def picture_features(
     grid = tuple(n//patch for n in x.shape[-2:])
     return joint[..., 0], joint[..., 1:].unflatten(2, grid)
 
-# %% ../../nbs/3_models/16_clip_depth.ipynb #e111c81e
+# %% ../../nbs/3_models/16_clip_depth.ipynb #8ef537ac
 TEMPERATURE = .1         # of both softmaxes, on cosines; DepthCLIP's
 NEAREST, FARTHEST = .5, 10.  # metres, between which the bins of the middle row begin
 
@@ -154,14 +155,14 @@ class Bank(nn.Module):
     "Rows of depths, and which of them a picture wants."
     def __init__(self,
         rows: int,   # 1 or more
-        words: int,  # depths in a row
+        words: int,  # depths in a row, 2 or more
         width: int,  # of the joint space
     ):
         super().__init__()
         if rows < 1: raise ValueError(f'clip-depth: a bank of {rows} rows, expected 1 or more')
         self.keys = nn.Parameter(torch.randn(rows, width)*width**-.5)
-        first = torch.linspace(math.log(NEAREST), math.log(FARTHEST), words)
-        around = (torch.arange(rows) - (rows - 1)/2)/rows
+        share, around = torch.arange(words)/(words - 1), (torch.arange(rows) - (rows - 1)/2)/rows
+        first = math.log(NEAREST) + math.log(FARTHEST/NEAREST)*share
         self.log_depth = nn.Parameter(first + around[:, None])
 
     def forward(self,
