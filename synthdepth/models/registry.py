@@ -23,6 +23,7 @@ MODULES = {  # module -> the names that it registers
             'dpt-large', 'dpt-hybrid', 'dpt-beit-base'),
     'glpn': ('glpn-nyu', 'glpn-kitti'),
     'marigold': ('marigold', 'marigold-e2e'),
+    'clip_depth': ('clip-depth',),
     'hybriddepth': ('hybriddepth',),
     'depth_pro': ('depth-pro',),
     'moge': ('moge-2-small', 'moge-2-base', 'moge-2-large')}
