@@ -9,10 +9,11 @@ a GPU for all, where there is one. Weights are random; time does not depend on t
 python tests/bench_models.py [--names A,B] [--most MILLIONS]    a line for each model
 """
 import argparse
+import sys
 import time
 
 import torch
-from test_moge import *  # noqa: F403  the library's stand-in, see there
+from test_moge import stand_in
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthdepth.models import create_model, model_names
@@ -72,6 +73,7 @@ def seconds(model, device: str, repeat: int = 3) -> list[float]:
 
 def main(names: list[str], most: float):
     gpu = torch.cuda.is_available()
+    sys.modules |= stand_in()[0]
     torch.set_num_threads(1)
     print(f'{"model":40} {"params":>8}   at 192x256: GMAC, kept   by itself: GMAC, kept   '
           'forward, with gradients')

@@ -24,6 +24,11 @@ TWO_HEADS = ZOEDEPTH | dict(
 DEPTH_ANYTHING = dict(size=(70, 70), backbone_config=DINO, reassemble_hidden_size=32, **WIDTHS)
 DPT = dict(size=(64, 64), hidden_size=32, intermediate_size=64, num_hidden_layers=4, image_size=64,
            num_attention_heads=4, backbone_out_indices=[0, 1, 2, 3], **WIDTHS)
+BIT = dict(model_type='bit', depths=[1, 1, 1], hidden_sizes=[16, 32, 64], embedding_size=8,
+           num_groups=4, global_padding='SAME', layer_type='bottleneck',
+           embedding_dynamic_padding=True, out_features=['stage1', 'stage2', 'stage3'])
+DPT_HYBRID = DPT | dict(is_hybrid=True, backbone_config=BIT, neck_ignore_stages=[0, 1],
+                        backbone_featmap_shape=[1, 64, 4, 4], neck_hidden_sizes=[16, 32, 16, 32])
 GLPN = dict(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1, 1, 2, 2],
             decoder_hidden_size=8)
 MARIGOLD = dict(
@@ -36,13 +41,32 @@ MARIGOLD = dict(
              down_block_types=['DownEncoderBlock2D']*2, up_block_types=['UpDecoderBlock2D']*2),
     text=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
               vocab_size=8, eos_token_id=1, bos_token_id=0))
+TOWER = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+             initializer_factor=3.)
+CLIP = dict(text_config=TOWER, vision_config=dict(TOWER, image_size=64, patch_size=8),
+            projection_dim=24)
+VIT = dict(model_type='dinov2', image_size=32, patch_size=2, hidden_size=16, num_hidden_layers=2,
+           num_attention_heads=2, use_mask_token=False)
+DEPTH_PRO = dict(patch_size=32, merge_padding_value=2, image_model_config=VIT,
+                 patch_model_config=VIT, fov_model_config=VIT, fusion_hidden_size=8,
+                 num_fov_head_layers=1, intermediate_hook_ids=[1, 0],
+                 intermediate_feature_dims=[8, 8], scaled_images_feature_dims=[16, 8, 8])
+LEVELS = dict(dim_in=[8]*5, dim_res_blocks=[8]*5)
+MOGE = dict(
+    encoder=dict(backbone='', intermediate_layers=2, dim_out=8),
+    neck=dict(dim_in=[10, 2, 2, 2, 2], dim_res_blocks=[8]*5, dim_out=None),
+    points_head=LEVELS | dict(dim_out=[None]*4 + [3]),
+    mask_head=LEVELS | dict(dim_out=[None]*4 + [1]),
+    normal_head=LEVELS | dict(dim_out=[None]*4 + [3]), scale_head=dict(dims=[16, 1]))
 HYBRID = dict(size=(48, 64), widths=(8, 8, 8), prior_config=dict(size=(64, 96)))
 
 SMALL = {  # the beginning of a name -> settings; the longest beginning counts
     'tiny': dict(size=(96, 128)), 'fastdepth': {}, 'zoedepth': ZOEDEPTH, 'zoedepth-nk': TWO_HEADS,
     'depth-anything': DEPTH_ANYTHING, 'distill-any-depth': DEPTH_ANYTHING, 'dpt': DPT,
     'dpt-beit': dict(size=(64, 64), backbone_config=BEIT, **WIDTHS), 'glpn': GLPN,
-    'marigold': MARIGOLD, 'hybriddepth': HYBRID, 'timm:': dict(size=(96, 128))}
+    'marigold': MARIGOLD, 'hybriddepth': HYBRID, 'clip-depth': dict(clip=CLIP),
+    'depth-pro': DEPTH_PRO, 'moge-2': MOGE | dict(tokens=12), 'dpt-hybrid': DPT_HYBRID,
+    'timm:': dict(size=(96, 128))}
 
 
 def settings_of(name: str) -> dict:
@@ -57,7 +81,7 @@ def small(name: str, **more) -> DepthModel:
     if name.startswith(('zoedepth', 'depth-anything', 'distill', 'dpt')):
         with torch.no_grad():
             for p in model.parameters():
-                if p.ndim > 1: p.normal_(std=1.5/p[0].numel()**.5)
+                if p.ndim > 1: p.normal_(std=1/p[0].numel()**.5)
     return model
 
 
@@ -75,5 +99,6 @@ def library_road(model: DepthModel, folder: Path):
             more = dict(source_sizes=sizes[:1]) if model.name.startswith('zoe') else {}
             out = net(**inputs)
             found += processor.post_process_depth_estimation(out, target_sizes=sizes[:1], **more)
-        return torch.stack([x['predicted_depth'].squeeze() for x in found])
+        lowest = 1e-3 if model.predicts == 'metric' else 0.  # enlarged, theirs falls below
+        return torch.stack([x['predicted_depth'].squeeze() for x in found]).clamp(min=lowest)
     return road

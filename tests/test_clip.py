@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from scipy.stats import spearmanr
+from small import CLIP
 from toy import write_synthdepth
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, CLIPTextModelWithProjection
 from transformers import CLIPVisionModelWithProjection
@@ -16,11 +17,6 @@ from synthdepth.models import FeatureCache, create_model, encoder_key, freeze, l
 from synthdepth.models import predict_batch, unfreeze
 from synthdepth.models.clip_depth import CONTEXT, WORDS, random_clip
 from synthdepth.training import finetune, make_optimizer, make_recipe
-
-TOWER = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-             initializer_factor=3.)
-SMALL = dict(text_config=TOWER, vision_config=dict(TOWER, image_size=64, patch_size=8),
-             projection_dim=24)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +30,7 @@ def one_quiet_thread():
 
 def make(**more):
     torch.manual_seed(0)
-    return create_model('clip-depth', 'none', clip=SMALL, **more)
+    return create_model('clip-depth', 'none', clip=CLIP, **more)
 
 
 def picture(b=2, h=64, w=64):
@@ -45,7 +41,7 @@ def picture(b=2, h=64, w=64):
 def checkpoint(tmp_path):
     "CLIP alone, as the library saves it."
     torch.manual_seed(0)
-    for part in random_clip(**SMALL): part.save_pretrained(tmp_path/'theirs')
+    for part in random_clip(**CLIP): part.save_pretrained(tmp_path/'theirs')
     return tmp_path/'theirs'
 
 
@@ -316,7 +312,7 @@ def test_what_is_no_clip_is_refused(damage, message, checkpoint):
         for p in checkpoint.iterdir(): p.unlink()
     if damage == 'vocabulary':
         for p in checkpoint.glob('*token*'): p.unlink()
-    if damage == 'settings': more = dict(clip=SMALL)
+    if damage == 'settings': more = dict(clip=CLIP)
     if damage == 'tiny': create_model('tiny', 'none').save(checkpoint)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as e:
         create_model('clip-depth', checkpoint, **more)

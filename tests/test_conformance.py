@@ -2,6 +2,7 @@
 import pytest
 import torch
 from small import library_road, small
+from test_moge import library  # noqa: F401  the stand-in
 
 from synthdepth.models import model_names
 from synthdepth.training import CHECKS, LEARNING, check_model
@@ -10,7 +11,7 @@ from synthdepth.training.conformance import five_rooms
 TIMM = 'timm:mobilenetv3_small_050'
 ONE_OF_EACH = ('tiny', 'fastdepth', 'zoedepth-n', 'zoedepth-nk', 'depth-anything-v2-small',
                'depth-anything-v2-small-metric-indoor', 'dpt-large', 'glpn-nyu', 'marigold',
-               'marigold-e2e', 'hybriddepth', TIMM)
+               'marigold-e2e', 'hybriddepth', 'clip-depth', 'depth-pro', 'moge-2-small', TIMM)
 LIBRARY = ('depth-anything', 'distill', 'dpt', 'glpn')
 PROMISED_BY_NONE = {  # name -> checks that say nothing about it
     'hybriddepth': {'features'}}

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from torch.nn import functional as F
+from small import DEPTH_PRO, VIT
 from toy import write_synthdepth
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 from transformers.models.depth_pro.modeling_depth_pro import merge_patches, split_to_patches
@@ -17,18 +18,12 @@ from synthdepth.models.features import frozen_stage
 from synthdepth.models.hub import LicenceError
 from synthdepth.training import finetune, make_recipe
 
-VIT = dict(model_type='dinov2', image_size=32, patch_size=2, hidden_size=16, num_hidden_layers=2,
-           num_attention_heads=2, use_mask_token=False)
-SMALL = dict(patch_size=32, merge_padding_value=2, image_model_config=VIT, patch_model_config=VIT,
-             fov_model_config=VIT, fusion_hidden_size=8, num_fov_head_layers=1,
-             intermediate_hook_ids=[1, 0], intermediate_feature_dims=[8, 8],
-             scaled_images_feature_dims=[16, 8, 8])
 NAN = float('nan')
 
 
 def make(**more):
     torch.manual_seed(0)
-    return create_model('depth-pro', 'none', **{**SMALL, **more})
+    return create_model('depth-pro', 'none', **{**DEPTH_PRO, **more})
 
 
 def smooth(h, w, n=1):
@@ -194,7 +189,7 @@ def test_what_is_no_size(size):
 def test_another_size_is_what_the_library_does_with_smaller_patches():
     "As a network whose positions were interpolated before and not on the way."
     model, rgb = make(size=64, use_fov_model=False), smooth(64, 64)
-    half = {**SMALL, 'patch_size': 16, 'merge_padding_value': 1, 'use_fov_model': False}
+    half = {**DEPTH_PRO, 'patch_size': 16, 'merge_padding_value': 1, 'use_fov_model': False}
     for k in ('image_model_config', 'patch_model_config', 'fov_model_config'):
         half[k] = VIT | dict(image_size=16)
     other = make(**half)

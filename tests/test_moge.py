@@ -15,6 +15,7 @@ from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
+from small import MOGE
 from toy import write_synthdepth
 
 from synthdepth.data import Pairs, open_data
@@ -23,32 +24,30 @@ from synthdepth.models import create_model, freeze, load_model, model_names
 from synthdepth.training import finetune, make_recipe
 
 NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'3_models'/'15_moge.ipynb'
-LEVELS = dict(dim_in=[8]*5, dim_res_blocks=[8]*5)
-SMALL = dict(
-    encoder=dict(backbone='', intermediate_layers=2, dim_out=8),
-    neck=dict(dim_in=[10, 2, 2, 2, 2], dim_res_blocks=[8]*5, dim_out=None),
-    points_head=LEVELS | dict(dim_out=[None]*4 + [3]),
-    mask_head=LEVELS | dict(dim_out=[None]*4 + [1]),
-    normal_head=LEVELS | dict(dim_out=[None]*4 + [3]), scale_head=dict(dims=[16, 1]))
 NAMES = 'moge-2-small', 'moge-2-base', 'moge-2-large'
+
+
+def stand_in() -> tuple[dict[str, ModuleType], type]:
+    "The notebook's cells as modules of the library's names, and its network."
+    cells = (''.join(c['source']) for c in json.loads(NOTEBOOK.read_text())['cells'])
+    found = dict(torch=torch, nn=nn, F=F, partial=partial, least_squares=least_squares)
+    exec('\n\n'.join(s for s in cells if s.startswith('# stand-in')), found)
+    modules = {name: ModuleType(name) for name in found['STAND_IN']}
+    for name, module in modules.items(): vars(module).update(found['STAND_IN'][name])
+    return modules, found['MoGeModel']
 
 
 @pytest.fixture(autouse=True)
 def library(monkeypatch):
     "The notebook's stand-in, where the library would be."
-    cells = (''.join(c['source']) for c in json.loads(NOTEBOOK.read_text())['cells'])
-    found = dict(torch=torch, nn=nn, F=F, partial=partial, least_squares=least_squares)
-    exec('\n\n'.join(s for s in cells if s.startswith('# stand-in')), found)
-    for name, content in found['STAND_IN'].items():
-        module = ModuleType(name)
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, name, module)
-    return found['MoGeModel']
+    modules, network = stand_in()
+    for name, module in modules.items(): monkeypatch.setitem(sys.modules, name, module)
+    return network
 
 
 def make(name='moge-2-small', **more):
     torch.manual_seed(0)
-    return create_model(name, 'none', **{**SMALL, 'tokens': 12, **more})
+    return create_model(name, 'none', **{**MOGE, 'tokens': 12, **more})
 
 
 def smooth(h, w, n=1):
