@@ -174,7 +174,8 @@ def test_a_restricted_licence_must_be_accepted_once(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('damage, message', [
-    ('truncated', 'damaged or cut short'), ('pickle', r'its weights are a pickle \(pytorch_model.bin\)'),
+    ('truncated', 'damaged or cut short'),
+    ('pickle', r'its weights are a pickle \(pytorch_model.bin\)'),
     ('renamed', 'lacks 1 tensors, first'), ('other', "holds a 'dpt' model"),
     ('empty', 'not a complete checkpoint'), ('settings', 'brings its own settings')])
 def test_what_is_no_checkpoint_of_it_is_refused_in_one_line(damage, message, tmp_path):

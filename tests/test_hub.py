@@ -76,6 +76,16 @@ def test_a_run_keeps_the_origin_of_its_weights(tmp_path, monkeypatch):
     assert start_model(name, folder).origin['accept_licence']
 
 
+def test_who_evaluates_a_run_is_not_asked_again(tmp_path):
+    from synthdepth.evaluation.evaluate import RunDataGone, original_model
+    name, folder = 'depth-anything-v2-base', tmp_path/'theirs'
+    create_model(name, 'none', **DPT[name]).save(folder)
+    (folder/'model.json').unlink()
+    asked = dict(model=name, weights=str(folder))
+    with pytest.raises(RunDataGone, match='accept_licence=True'): original_model(asked)
+    assert original_model(asked, accept_licence=True).name == name
+
+
 def test_the_commit_of_a_download(tmp_path):
     snapshot = tmp_path/'models--me--small'/'snapshots'/COMMIT
     download('depth-anything-v2-small', snapshot)
@@ -175,7 +185,8 @@ def test_the_command_accepts_for_as_long_as_it_runs(tmp_path, monkeypatch):
     monkeypatch.setattr('synthdepth.evaluation.naming.named_model', looked_at)
     monkeypatch.setattr('synthdepth.evaluation.named_model', looked_at, raising=False)
     for flag in ([], ['--accept-licence']):
-        CliRunner().invoke(app, ['predict', 'tiny', str(tmp_path), '--out', str(tmp_path/'o'), *flag])
+        place = str(tmp_path/'o')
+        CliRunner().invoke(app, ['predict', 'tiny', str(tmp_path), '--out', place, *flag])
     assert seen == [None, '1'] and ACCEPT not in os.environ
 
 

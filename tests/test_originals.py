@@ -78,12 +78,14 @@ def zoe_file(name, folder, path, wrapped=True):
         layer = key.removesuffix('query.weight')
         three = [state.pop(f'{layer}{part}.weight') for part in ('query', 'key', 'value')]
         state[f'{layer}qkv.weight'] = torch.cat(three)
-        for part in ('query', 'value'): state[f'{layer}{part[0]}_bias'] = state.pop(f'{layer}{part}.bias')
+        for part in ('query', 'value'):
+            state[f'{layer}{part[0]}_bias'] = state.pop(f'{layer}{part}.bias')
         state[f'{layer}relative_position_index'] = torch.zeros(3, 3, dtype=torch.int64)
     for key in [k for k in state if '.self_attn.query.' in k]:
         three = [state.pop(key.replace('query', part)) for part in ('query', 'key', 'value')]
         state[key.replace('query.', 'in_proj_')] = torch.cat(three)
-    for end in ('fc_norm.weight', 'head.bias'): state[f'core.core.pretrained.model.{end}'] = torch.ones(4)
+    for end in ('fc_norm.weight', 'head.bias'):
+        state[f'core.core.pretrained.model.{end}'] = torch.ones(4)
     log = 'conditional_log_binomial'
     for place in ([log] if name != 'zoedepth-nk' else [f'{log}.nyu', f'{log}.kitti']):
         state[f'{place}.log_binomial_transform.k_idx'] = torch.ones(1, 4, 1, 1)

@@ -19,7 +19,7 @@ from transformers import DPTForDepthEstimation, DPTImageProcessor
 
 from .contract import DepthModel
 from .hub import Licence, ask_licence, fetch, network_with, read_checkpoint
-from .hub import read_tensors, renamed, save_checkpoint_of, where_from
+from .hub import pinned, read_tensors, renamed, save_checkpoint_of, where_from
 from .registry import register
 from .zoedepth import INTERPOLATION, network_size
 
@@ -292,8 +292,8 @@ def opened(
 ) -> tuple:                      # network, image processor
     "A checkpoint as transformers saved it, or its authors."
     row = ROWS[name]
-    source = str(weights or row.hub_id)
-    file = fetch(name, source, row.file, revision) if row.file and weights is None else source
+    source, revision = pinned(str(weights or row.hub_id), revision)
+    file = fetch(name, source, row.file, revision) if row.file and source == row.hub_id else source
     if Path(file).is_file() and row.network is DepthAnythingForDepthEstimation:
         return original_network(name, row, file, **config)
     if config:
