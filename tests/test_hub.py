@@ -195,3 +195,13 @@ def test_an_accepted_licence_reaches_the_training_notebook(tmp_path):
     assert parameters_of(notebook_path('finetune'))['accept_licence'] is False
     assert make_recipe(accept_licence=True) == make_recipe()
     assert LicenceError.__mro__[1] is ValueError and json.dumps(dict(create_model('tiny').origin))
+
+
+def test_pickles_of_our_own_networks_are_named_as_such(tmp_path):
+    torch.save(dict(a=torch.ones(1)), tmp_path/'pytorch_model.bin')
+    with pytest.raises(ValueError, match='pytorch_model.bin: a pickle, which could run') as e:
+        create_model('tiny', tmp_path/'pytorch_model.bin')
+    assert '\n' not in str(e.value)
+    with pytest.raises(FileNotFoundError, match=r'its weights are a pickle \(pytorch_model') as e:
+        create_model('tiny', tmp_path)
+    assert '\n' not in str(e.value)
