@@ -20,6 +20,9 @@ DINO = dict(model_type='dinov2', image_size=70, hidden_size=32, num_hidden_layer
 BEIT = dict(model_type='beit', image_size=64, hidden_size=32, intermediate_size=64, patch_size=16,
             num_hidden_layers=4, num_attention_heads=4, use_relative_position_bias=True,
             reshape_hidden_states=False, out_features=['stage1', 'stage2', 'stage3', 'stage4'])
+BIT = dict(model_type='bit', global_padding='same', layer_type='bottleneck', depths=[1, 1, 1],
+           out_features=['stage1', 'stage2', 'stage3'], embedding_dynamic_padding=True,
+           hidden_sizes=[8, 16, 16], num_groups=2)
 WIDTHS = dict(neck_hidden_sizes=[8, 16, 16, 32], fusion_hidden_size=16)
 DEPTH_ANYTHING = dict(backbone_config=DINO, reassemble_hidden_size=32, **WIDTHS)
 SMALL = {
@@ -29,7 +32,11 @@ SMALL = {
     'distill-any-depth-small': DEPTH_ANYTHING,
     'dpt-large': dict(hidden_size=32, intermediate_size=64, num_hidden_layers=4, image_size=64,
                       num_attention_heads=4, backbone_out_indices=[0, 1, 2, 3], **WIDTHS),
-    'dpt-beit-base': dict(backbone_config=BEIT, **WIDTHS)}
+    'dpt-beit-base': dict(backbone_config=BEIT, **WIDTHS),
+    'dpt-beit-large-512': dict(backbone_config=BEIT, **WIDTHS),
+    'dpt-hybrid': dict(backbone_config=BIT, backbone_featmap_shape=[1, 16, 4, 4], hidden_size=32,
+                       intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+                       image_size=64, patch_size=16, backbone_out_indices=[0, 1, 2, 3], **WIDTHS)}
 METRIC = 'depth-anything-v2-small-metric-indoor'
 
 
@@ -167,7 +174,8 @@ def test_a_restricted_licence_must_be_accepted_once(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('damage, message', [
-    ('truncated', 'damaged or cut short'), ('pickle', 'not a complete checkpoint'),
+    ('truncated', 'damaged or cut short'),
+    ('pickle', r'its weights are a pickle \(pytorch_model.bin\)'),
     ('renamed', 'lacks 1 tensors, first'), ('other', "holds a 'dpt' model"),
     ('empty', 'not a complete checkpoint'), ('settings', 'brings its own settings')])
 def test_what_is_no_checkpoint_of_it_is_refused_in_one_line(damage, message, tmp_path):
@@ -217,3 +225,14 @@ def test_a_size_of_its_own():
     model = make('depth-anything-v2-small', size=(42, 56))
     assert isinstance(model.processor, DPTImageProcessor)
     assert model.patches((48, 64)) == (3, 4)
+
+
+def test_a_beit_of_512_works_at_its_own_size():
+    rows = {side: ROWS[f'dpt-beit-large-{side}'] for side in (384, 512)}
+    for side, row in rows.items():
+        assert row.shape['backbone_config']['out_features'] == ['stage6', 'stage12', 'stage18',
+                                                                'stage24']
+        thin = dict(BEIT, image_size=side)
+        model = create_model(f'dpt-beit-large-{side}', 'none', backbone_config=thin, **WIDTHS)
+        assert (model.processor.size['height'], model.processor.size['width']) == (side, side)
+        assert not model.processor.keep_aspect_ratio

@@ -500,3 +500,44 @@ def test_two_domains_by_name_and_no_depth_below_a_millimetre():
     spikes[..., ::7] = 9.
     model.net.metric_head.forward = lambda **inputs: (spikes, None)
     with torch.no_grad(): assert model(pictures(1, 96, 128)).min() >= 1e-3 - 1e-9
+
+
+def test_the_choice_of_domain_is_trained():
+    "The router learns to send far scenes to the other head, which depth alone cannot teach it."
+    torch.manual_seed(0)
+    model = create_model('zoedepth-nk', 'none', **ZOE | {
+        k: v for k, v in TWO_HEADS.items() if k != 'bin_configurations'})
+    assert model.published['lr'] == 2.512e-4 and model.published['epochs'] == 5
+    assert create_model('zoedepth', 'none', **ZOE).published['lr'] == 1.61e-4
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1: p.normal_(std=2/p[0].numel()**.5)
+    rgb = torch.cat([as_batch(photo(64, 64, seed=i)) for i in range(2)])
+    depth = torch.stack([torch.full((64, 64), 3.), torch.full((64, 64), 40.)])
+    labels = dict(depth=depth, valid=torch.ones_like(depth, dtype=torch.bool),
+                  seed=torch.arange(2))
+    freeze(model, ['encoder', 'neck'])
+    router = [*model.net.metric_head.patch_transformer.parameters(),
+              *model.net.metric_head.mlp_classifier.parameters()]
+    optimizer = torch.optim.Adam(router, lr=3e-3)
+    first = None
+    for _ in range(25):
+        found = model(rgb, labels=labels)
+        assert found.pred.shape == found.target.shape == (2, 64, 64) and found.extra.shape == (2,)
+        first = found.extra.detach() if first is None else first
+        optimizer.zero_grad()
+        found.extra.mean().backward()
+        optimizer.step()
+    assert first.mean() > 30 > 5 > model(rgb, labels=labels).extra.mean()  # 69 = 100 ln 2
+    size = (64, 64)
+    _, scores = model.routed(model.neck(model.encode(rgb), size), size)
+    assert scores.argmax(1).tolist() == [0, 1]
+
+
+def test_without_labels_there_is_no_domain_to_learn():
+    model = create_model('zoedepth-nk', 'none', **ZOE | {
+        k: v for k, v in TWO_HEADS.items() if k != 'bin_configurations'})
+    nothing = torch.zeros(2, 64, 64)
+    found = model(pictures(2, 64, 64), labels=dict(
+        depth=nothing, valid=torch.stack([nothing[0] > 0, nothing[0] == 0]), seed=torch.arange(2)))
+    assert found.extra[0] == 0 < found.extra[1]

@@ -30,11 +30,13 @@ class RunDataGone(SynthdepthError, ValueError):
 
 def original_model(
     asked: dict,  # `asked` of run.json
+    accept_licence: bool = False,  # did the run accept that of its weights?
 ) -> nn.Module:
     "The model a run started from; RunDataGone where it is not there any more."
     source = asked['weights']
     if (Path(source)/'model.json').exists(): return load_model(source)
-    try: return start_model(asked['model'], None if source == asked['model'] else source)
+    weights = None if source == asked['model'] else source
+    try: return start_model(asked['model'], weights, accept_licence)
     except (ValueError, OSError) as e:
         raise RunDataGone(f'the run started from {source}, which cannot be read ({e}); give a '
                           'model to compare with (original, or --baseline)') from e
@@ -139,7 +141,8 @@ def evaluate_run(
     test, train, notes = run_data(run, asked, data, train_data)
     known = {names[1]: trained_scenes(run)} if train is None else {}
     log = pd.read_csv(run/'log.csv') if (run/'log.csv').exists() else None
-    models = dict(zip(names, (original or original_model(asked), trained)))
+    accepted = about.get('origin', {}).get('accept_licence', False)
+    models = dict(zip(names, (original or original_model(asked, accepted), trained)))
     result = evaluate_models(models, test, protocol, train, size or recipe.size, title,
                              find_run_faults(about, log), show_anyway=show_anyway, notes=notes,
                              **options | dict(trained=known | options.get('trained', {})))

@@ -5,7 +5,7 @@ __all__ = ['WORDS', 'CONTEXT', 'TEMPERATURE', 'NEAREST', 'FARTHEST', 'HUB_ID', '
            'sentence_tokens', 'sentence_features', 'Prompts', 'clip_input', 'picture_features', 'Bank', 'mix_words',
            'FewShot', 'ClipStages', 'ClipDepth', 'read_clip', 'saved_here', 'clip_depth']
 
-# %% ../../nbs/3_models/16_clip_depth.ipynb #b4f701ca
+# %% ../../nbs/3_models/16_clip_depth.ipynb #7d3aa7cb
 import json
 import math
 from pathlib import Path
@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from .contract import CARD, DepthModel
-from .hub import Licence, check_licence, not_found, read_checkpoint
+from .hub import Licence, ask_licence, is_cached, not_found, pinned
+from .hub import read_checkpoint, where_from
 from .hub import save_checkpoint_of
 from .registry import read_card, register
 from .tiny import working_size
@@ -247,17 +248,21 @@ class ClipDepth(ClipStages):
         save_checkpoint_of(self, folder/'clip')
         self.tokenizer.save_pretrained(folder/'clip')
 
-# %% ../../nbs/3_models/16_clip_depth.ipynb #9765cc90
+# %% ../../nbs/3_models/16_clip_depth.ipynb #60a352cd
 HUB_ID = 'openai/clip-vit-base-patch16'
 MIT = Licence('MIT', 'https://github.com/openai/CLIP')
 
 
 def read_clip(
-    source: str,  # hub id or folder
-) -> tuple:       # network in float32, image processor, tokenizer
+    source: str,                  # hub id, perhaps ID@REVISION, or folder
+    revision: str | None = None,  # of a hub id: commit, branch or tag
+) -> tuple:                       # network in float32, image processor, tokenizer
     "CLIP as transformers reads it; FileNotFoundError or ValueError for anything else."
-    net, processor = read_checkpoint('clip-depth', source, CLIPModel)
-    try: tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=Path(source).is_dir())
+    net, processor = read_checkpoint('clip-depth', source, CLIPModel, revision)
+    source, revision = pinned(source, revision)
+    local = Path(source).is_dir() or is_cached(source, revision)
+    try: tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or 'main',
+                                                   local_files_only=local)
     except (OSError, ValueError) as e:
         raise FileNotFoundError(not_found('clip-depth', source, e)) from e
     return net, processor, tokenizer
@@ -271,7 +276,7 @@ def saved_here(
     if (name := read_card(Path(weights))['name']) == 'clip-depth': return True
     raise ValueError(f'clip-depth: {weights} holds a {name} model, expected clip-depth, or a CLIP')
 
-# %% ../../nbs/3_models/16_clip_depth.ipynb #2f4ca54c
+# %% ../../nbs/3_models/16_clip_depth.ipynb #47a692b5
 @register('clip-depth')
 def clip_depth(
     weights: str | Path | None = None,    # None: fresh prompts, CLIP from the hub; 'none'; a source
@@ -279,17 +284,20 @@ def clip_depth(
     words: tuple[str, ...] = WORDS,       # distances, from near to far
     context: str = CONTEXT,               # where the context begins
     bank: int = 16,                       # rows of depths
+    revision: str | None = None,          # of a hub id: commit, branch or tag
     clip: dict | None = None,             # with weights='none' only: settings of `random_clip`
 ) -> ClipDepth:
     "CLIP with prompts and depths to be learned, or learned and saved."
     if clip and weights != 'none':
         raise ValueError(f'clip-depth: a checkpoint brings its own settings; found {sorted(clip)} '
                          'besides')
-    saved = weights != 'none' and saved_here(weights)
+    saved, origin = weights != 'none' and saved_here(weights), {}
     if weights == 'none': parts = random_clip(**(clip or {}))
     else:
-        check_licence('clip-depth', MIT)
-        parts = read_clip(str(Path(weights)/'clip' if saved else weights or HUB_ID))
+        source = str(Path(weights)/'clip' if saved else weights or HUB_ID)
+        origin = ask_licence('clip-depth', weights, MIT) | where_from(source, revision)
+        parts = read_clip(source, revision)
     model = ClipDepth(*parts, size, words, context, bank)
+    model.origin = origin
     if saved: load_weights(model.own, weight_file(weights))
     return model

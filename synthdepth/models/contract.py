@@ -48,6 +48,7 @@ class EncoderDecoder(nn.Module, ABC):
     late = ()             # which of these `decode` and `compare` alone look at
     loss = ''             # its authors' objective, as a recipe writes it; '': as `predicts` says
     published = {}        # fields of a recipe as its authors trained it
+    origin = {}           # of weights that are not ours: licence, source, commit
 
     def __init__(self,
         **config,  # what `create_model` must be told to build this architecture again
@@ -225,5 +226,6 @@ def save_model(
     "Write the weights, then the card."
     folder.mkdir(parents=True, exist_ok=True)
     model.save_parts(folder)
-    write_json(folder/CARD, dict(name=model.name, config=model.config))
+    origin = dict(origin=model.origin) if model.origin else {}
+    write_json(folder/CARD, dict(name=model.name, config=model.config, **origin))
     return folder

@@ -4,7 +4,7 @@
 __all__ = ['INVERSE', 'HUB_ID', 'LICENCE', 'RELEASED', 'size_step', 'check_size', 'work_at', 'squared', 'focal_in_widths',
            'DepthProStages', 'guessed_focal', 'DepthPro', 'trunk_parts', 'random_depth_pro', 'depth_pro']
 
-# %% ../../nbs/3_models/12_depth_pro.ipynb #2de86d49
+# %% ../../nbs/3_models/12_depth_pro.ipynb #cec117cd
 from copy import deepcopy
 from itertools import zip_longest
 from math import gcd
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from transformers import DepthProConfig, DepthProForDepthEstimation, DepthProImageProcessor
 
 from .contract import CARD, Comparison, DepthModel
-from .hub import Licence, check_licence, read_checkpoint, save_checkpoint_of
+from .hub import Licence, ask_licence, read_checkpoint, save_checkpoint_of
+from .hub import where_from
 from .registry import register
 from .zoedepth import INTERPOLATION
 
@@ -185,7 +186,7 @@ def trunk_parts(
     rest = [m for m in trunk.modules() if not any(id(child) in inside for child in m.modules())]
     return [rest, *([layer] for layer in layers)]
 
-# %% ../../nbs/3_models/12_depth_pro.ipynb #d516afe4
+# %% ../../nbs/3_models/12_depth_pro.ipynb #5f6ae55e
 HUB_ID = 'apple/DepthPro-hf'
 LICENCE = Licence("Apple's research licence (AMLR)", 'its card on the hub', restricted=True)
 _VIT = dict(model_type='dinov2', image_size=384, patch_size=16, hidden_size=1024,
@@ -213,6 +214,7 @@ def depth_pro(
     weights: str | Path | None = None,  # None: from the hub; 'none': random; or hub id, or folder
     size: int | None = None,            # pixels of both sides that it works at; None: its own
     accept_licence: bool = False,       # research only
+    revision: str | None = None,        # of a hub id: commit, branch or tag
     **config,                           # with weights='none' only: settings of DepthProConfig
 ) -> DepthPro:
     "Depth Pro from the hub, its cache or a folder."
@@ -220,8 +222,9 @@ def depth_pro(
     if config:
         raise ValueError('depth-pro: a checkpoint brings its own settings; '
                          f'found {sorted(config)} besides')
-    kept, saved_here = {}, weights is not None and (Path(weights)/CARD).is_file()
-    if accept_licence or not saved_here:
-        if check_licence('depth-pro', LICENCE, accept_licence): kept['accept_licence'] = True
-    parts = read_checkpoint('depth-pro', str(weights or HUB_ID), DepthProForDepthEstimation)
-    return DepthPro(*parts, size, **kept)
+    source = str(weights or HUB_ID)
+    origin = ask_licence('depth-pro', weights, LICENCE, accept_licence)
+    parts = read_checkpoint('depth-pro', source, DepthProForDepthEstimation, revision)
+    model = DepthPro(*parts, size)
+    model.origin = origin | where_from(source, revision)
+    return model

@@ -15,11 +15,11 @@ def parameters_in(
 ) -> list[nn.Parameter]:
     "The parameters of the chosen groups, never the fixed ones; ValueError where none fits."
     groups, chosen = model.parameter_groups(), {}
-    groups.pop(FIXED, None)
+    fixed = groups.pop(FIXED, None)
     for name in [what] if isinstance(what, str) else what:
         found = {g: params for g, params in groups.items()
                  if name == 'all' or g == name or g.startswith(f'{name}.')}
-        if not found:
+        if not found and not (name == 'encoder' and fixed):
             known = ', '.join(groups)
             raise ValueError(f'{model.name}: no parameter group {name!r}; it has {known}')
         chosen |= found
@@ -28,7 +28,9 @@ def parameters_in(
 # %% ../../nbs/3_models/04_freezing.ipynb #85100b6c
 def _set_trainable(model: DepthModel, what: str | list[str], trainable: bool) -> int:
     "Parameters that changed; ValueError when that is none."
-    params = [p for p in parameters_in(model, what) if p.requires_grad != trainable]
+    chosen = parameters_in(model, what)
+    if not chosen and not trainable: return 0
+    params = [p for p in chosen if p.requires_grad != trainable]
     if not params:
         verb, state = ('unfreeze', 'trainable') if trainable else ('freeze', 'frozen')
         raise ValueError(f'{model.name}: nothing to {verb} in {what!r}: '

@@ -270,7 +270,7 @@ class HybridDepth(HybridStages):
         save_weights(self.own, folder/'model.safetensors')
         self.prior.save(folder/'prior')
 
-# %% ../../nbs/3_models/17_hybriddepth.ipynb #88d54f48
+# %% ../../nbs/3_models/17_hybriddepth.ipynb #92036929
 def checked_prior(
     prior: DepthModel,  # of any architecture
 ) -> DepthModel:        # the same
@@ -287,14 +287,16 @@ def hybriddepth(
     prior_config: dict | None = None,            # settings of the prior, with weights='none' only
     size: tuple[int, int] = (192, 256),          # (height, width) whose area it works at
     widths: tuple[int, ...] = (16, 24, 32),      # channels of the slices' features, finest first
+    accept_licence: bool = False,                # of the prior's weights
 ) -> HybridDepth:
     "HybridDepth; nobody has trained it for you."
     if prior_config and weights != 'none':
         raise ValueError('hybriddepth: prior_config is for random weights; '
                          'a saved prior brings its own settings')
     if weights == 'none': inner = create_model(str(prior), 'none', **(prior_config or {}))
-    elif weights is None: inner = load_model(prior)
+    elif weights is None: inner = load_model(prior, accept_licence)
     else: inner = load_model(Path(weights)/'prior')
     model = HybridDepth(checked_prior(inner), size, widths)
+    model.origin = inner.origin
     if weights not in (None, 'none'): load_weights(model.own, weight_file(weights))
     return model

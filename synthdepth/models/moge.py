@@ -4,7 +4,7 @@
 __all__ = ['COMMIT', 'INSTALL', 'RANGE', 'FILE', 'HUB_IDS', 'LICENCE', 'SHAPES', 'moge_library', 'token_grid', 'point_shift',
            'MoGeStages', 'MoGe', 'moge_file', 'read_moge', 'moge_shape', 'moge_2']
 
-# %% ../../nbs/3_models/15_moge.ipynb #ad26581b
+# %% ../../nbs/3_models/15_moge.ipynb #c7cd70cb
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .contract import DepthModel
-from .hub import Licence, check_complete, check_licence
+from .hub import Licence, ask_licence, check_complete, fetch, pinned, where_from
 from .registry import register
 
 # %% ../../nbs/3_models/15_moge.ipynb #7507933d
@@ -128,31 +128,28 @@ class MoGe(MoGeStages):
         state = {k: v.detach().cpu() for k, v in self.net.state_dict().items()}
         torch.save(dict(model_config=self.network, model=state), folder/FILE)
 
-# %% ../../nbs/3_models/15_moge.ipynb #3db79e0f
+# %% ../../nbs/3_models/15_moge.ipynb #10addbb2
 def moge_file(
-    name: str,    # of the model
-    source: str,  # hub id, folder or file
+    name: str,                    # of the model
+    source: str,                  # hub id, perhaps ID@REVISION, folder or file
+    revision: str | None = None,  # of a hub id: commit, branch or tag
 ) -> Path:
     "Where the checkpoint is; FileNotFoundError when there is none."
+    source, revision = pinned(source, revision)
     path = Path(source)/FILE if Path(source).is_dir() else Path(source)
     if path.is_file(): return path
     if Path(source).is_dir():
         raise FileNotFoundError(f'{name}: {source} is not a complete checkpoint: no {FILE}')
-    try: return Path(hf_hub_download(source, FILE))
-    except (OSError, HFValidationError) as e:
-        reason = str(e).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f'{name}: no checkpoint {source!r}: not a file or folder here, not in the hub cache, '
-            f'and the hub did not give it: {reason}; where there is a network, `hf download '
-            f'{source} {FILE} --local-dir DIR` fetches it, then weights=DIR opens it') from e
+    return Path(fetch(name, source, FILE, revision))
 
-# %% ../../nbs/3_models/15_moge.ipynb #33d20f36
+# %% ../../nbs/3_models/15_moge.ipynb #5178044d
 def read_moge(
-    name: str,    # of the model
-    source: str,  # hub id, folder or file
-) -> tuple:       # network in float32, what it was built from
+    name: str,                    # of the model
+    source: str,                  # hub id, perhaps ID@REVISION, folder or file
+    revision: str | None = None,  # of a hub id: commit, branch or tag
+) -> tuple:                       # network in float32, what it was built from
     "A checkpoint as the library writes it; ValueError for anything else."
-    library, file = moge_library('model.v2'), moge_file(name, source)
+    library, file = moge_library('model.v2'), moge_file(name, source, revision)
     try: found = torch.load(file, map_location='cpu', weights_only=True)
     except (RuntimeError, OSError, EOFError, UnpicklingError, ValueError, KeyError) as e:
         raise ValueError(f'{name}: {file} is damaged, cut short, or more than tensors: '
@@ -197,11 +194,12 @@ SHAPES = {'moge-2-small': moge_shape('dinov2_vits14', 384, [2, 5, 8, 11]),
           'moge-2-base': moge_shape('dinov2_vitb14', 768, [2, 5, 8, 11]),
           'moge-2-large': moge_shape('dinov2_vitl14', 1024, [5, 11, 17, 23])}
 
-# %% ../../nbs/3_models/15_moge.ipynb #483e5a84
+# %% ../../nbs/3_models/15_moge.ipynb #36027cbf
 def moge_2(
     weights: str | Path | None = None,  # None: from the hub; 'none': random; or id, folder, file
     name: str = 'moge-2-large',         # one of HUB_IDS
     tokens: int | None = None,          # about how many of each picture; None: the most it can
+    revision: str | None = None,        # of a hub id: commit, branch or tag
     **config,                           # with weights='none' only: settings of MoGeModel
 ) -> MoGe:
     "MoGe-2 from the hub, its cache, a folder or a file."
@@ -210,16 +208,19 @@ def moge_2(
     if config and weights != 'none':
         raise ValueError(f'{name}: a checkpoint brings its own settings; '
                          f'found {sorted(config)} besides')
+    source, origin = str(weights or HUB_IDS[name]), {}
     if weights == 'none':
         network = SHAPES[name] | config
         net = moge_library('model.v2').MoGeModel(**network)
     else:
-        check_licence(name, LICENCE)
-        net, network = read_moge(name, str(weights or HUB_IDS[name]))
+        origin = ask_licence(name, weights, LICENCE) | where_from(source, revision, FILE)
+        net, network = read_moge(name, source, revision)
     if lacking := [part for part in ('points_head', 'scale_head') if not hasattr(net, part)]:
         raise ValueError(f'{name}: this network has no {" and no ".join(lacking)}, '
                          'expected one that predicts points and their scale in metres')
-    return MoGe(net, network, tokens)
+    model = MoGe(net, network, tokens)
+    model.origin = origin
+    return model
 
 
 for _name in HUB_IDS: register(_name)(partial(moge_2, name=_name))

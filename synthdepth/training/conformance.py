@@ -334,13 +334,14 @@ class Check:
         said = {True: 'holds', False: 'FAILS', None: '-'}[self.holds]
         return f'{self.name:12}  {said:5}  {self.found}'
 
-# %% ../../nbs/5_training/15_conformance.ipynb #d6aa0c1d
+# %% ../../nbs/5_training/15_conformance.ipynb #7bec24aa
 def run_check(
     name: str,         # one of CHECKS
     subject: Subject,  # under examination
 ) -> Check:
-    "One check; an error is what it found."
+    "One check; an error is what it found, but for a signal from outside."
     try: return Check(name, *CHECKS[name](subject))
+    except Interrupted: raise
     except Exception as e: return Check(name, False, f'{type(e).__name__}: {e}')
 
 

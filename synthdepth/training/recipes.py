@@ -246,8 +246,8 @@ RECIPES = {r.name: r for r in (
 
 # %% ../../nbs/5_training/01_recipes.ipynb #005b6459
 # parameters of the training notebook that are not hyper-parameters
-RUN = ('recipe', 'data', 'model', 'weights', 'out', 'progress', 'minutes', 'keep', 'workers',
-       'cache', 'tensorboard')
+RUN = ('recipe', 'data', 'model', 'weights', 'accept_licence', 'out', 'progress', 'minutes',
+       'keep', 'workers', 'cache', 'tensorboard')
 
 
 def make_recipe(
@@ -318,6 +318,7 @@ def make_splits(
 def start_model(
     model: str,                         # a registered name, or the folder of a saved model
     weights: str | Path | None = None,  # file, folder or hub id for a registered one; None: its own
+    accept_licence: bool = False,       # of weights that restrict their use
 ) -> DepthModel:                        # in evaluation mode
     "The model that a run starts from; FinetuneError when there is none."
     registered = is_model_name(model)
@@ -325,5 +326,7 @@ def start_model(
         raise FinetuneError(f'{model} is a saved model with its own weights; found weights '
                             f'{weights} beside it, expected them with a registered name: '
                             f'{", ".join(model_names())}')
-    try: return create_model(model, weights) if registered else load_model(model)
+    try:
+        if not registered: return load_model(model)
+        return create_model(model, weights, accept_licence=accept_licence)
     except (ValueError, OSError) as e: raise FinetuneError(f'{e}') from e

@@ -100,6 +100,7 @@ def describe_run(
     objective = recipe_objective(recipe, predicts, getattr(model, 'loss', ''))
     return dict(asked=asked, objective=dict(loss=str(objective), target=objective.target),
                 protocol=recipe_protocol(recipe, predicts).to_dict(),
+                origin=getattr(model, 'origin', {}),
                 versions={p: version(p) for p in PACKAGES}, python=platform.python_version(),
                 machine=platform.machine(), git=git_revision())
 
