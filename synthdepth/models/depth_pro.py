@@ -4,7 +4,7 @@
 __all__ = ['INVERSE', 'HUB_ID', 'LICENCE', 'RELEASED', 'size_step', 'check_size', 'work_at', 'squared', 'focal_in_widths',
            'DepthProStages', 'guessed_focal', 'DepthPro', 'trunk_parts', 'random_depth_pro', 'depth_pro']
 
-# %% ../../nbs/3_models/12_depth_pro.ipynb #cec117cd
+# %% ../../nbs/3_models/12_depth_pro.ipynb #6046798d
 from copy import deepcopy
 from itertools import zip_longest
 from math import gcd
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DepthProConfig, DepthProForDepthEstimation, DepthProImageProcessor
 
-from .contract import CARD, Comparison, DepthModel
+from .contract import Comparison, DepthModel
 from .hub import Licence, ask_licence, read_checkpoint, save_checkpoint_of
 from .hub import where_from
 from .registry import register

@@ -4,7 +4,7 @@
 __all__ = ['COMMIT', 'INSTALL', 'RANGE', 'FILE', 'HUB_IDS', 'LICENCE', 'SHAPES', 'moge_library', 'token_grid', 'point_shift',
            'MoGeStages', 'MoGe', 'moge_file', 'read_moge', 'moge_shape', 'moge_2']
 
-# %% ../../nbs/3_models/15_moge.ipynb #c7cd70cb
+# %% ../../nbs/3_models/15_moge.ipynb #809b0b0f
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -12,8 +12,6 @@ from pickle import UnpicklingError
 from types import ModuleType
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
