@@ -6,7 +6,7 @@ this kind and never changes; depth from focus alone is the same network without 
 refinement, trained as long, by the same objective. Every difference has a 95 % interval over the
 scenes of the test set.
 
-python tests/bench_focal.py    prints the table; about nine minutes on one core
+python tests/bench_focal.py    prints the table; about half an hour on one core
 """
 import tempfile
 import time
@@ -25,7 +25,7 @@ from synthdepth.models import Comparison, create_model, run_batch
 from synthdepth.models.hybriddepth import expected_depth
 from synthdepth.scenes import render_dataset
 
-SIZE, LR, STEPS, BATCH = (96, 128), 2e-3, 240, 4
+SIZE, LR, STEPS, BATCH = (96, 128), 2e-3, 900, 4
 LOSSES = dict(silog=1., gradient=.5)
 VARIED = Augment(flip=True, brightness=.2, contrast=.2, saturation=.2, gamma=.2)
 
@@ -99,7 +99,7 @@ def measure(place: str, scenes: int, tests: int, seed: int = 0) -> tuple[pd.Data
     return score_batches(models, asked, batches, get_protocol('metric')), took
 
 
-def main(scenes: int = 24, tests: int = 24):
+def main(scenes: int = 60, tests: int = 30):
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place: scores, took = measure(place, scenes, tests)
     metrics = ['d1', 'abs_rel', 'rmse']

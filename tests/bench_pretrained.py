@@ -52,11 +52,12 @@ def fastdepth(): return create_model('fastdepth', next((REAL/'fastdepth').glob('
 
 def sets(place: str, scenes: int) -> tuple[dict, dict]:
     "Splits to train on, and datasets to test on."
-    how = dict(views=2, size=(192, 256), spp=16, workers=2, progress=False)
+    how = dict(size=(192, 256), spp=8, workers=2, progress=False)
     made = {(kind, part): open_data(render_dataset(f'{place}/{kind}-{part}', kind, scenes=n,
-                                                   seed=seed, **how))
+                                                   views=views, seed=seed, **how))
             for kind in ('rooms', 'abstract')
-            for part, n, seed in (('train', scenes//2, 11), ('test', 12, 12))}
+            for part, n, views, seed in (('train', scenes//2, 2, 11),
+                                         ('test', 16, 1, 12))}
     splits = [split_by_scene(made[kind, 'train'], fractions=(.9, .1, 0))
               for kind in ('rooms', 'abstract')]
     train = {name: together([s[name] for s in splits], f'{place}/{name}')

@@ -9,12 +9,15 @@ from synthdepth.training import CHECKS, LEARNING, check_model
 from synthdepth.training.conformance import five_rooms
 
 TIMM = 'timm:mobilenetv3_small_050'
-ONE_OF_EACH = ('tiny', 'fastdepth', 'zoedepth-n', 'zoedepth-nk', 'depth-anything-v2-small',
-               'depth-anything-v2-small-metric-indoor', 'dpt-large', 'glpn-nyu', 'marigold',
-               'marigold-e2e', 'hybriddepth', 'clip-depth', 'depth-pro', 'moge-2-small', TIMM)
+ONE_OF_EACH = (  # those that also learn
+    'tiny', 'fastdepth', 'zoedepth-nk', 'depth-anything-v2-small',
+    'depth-anything-v2-small-metric-indoor', 'glpn-nyu', 'depth-pro', 'moge-2-small', 'marigold',
+    'marigold-e2e', 'hybriddepth', 'clip-depth')
 LIBRARY = ('depth-anything', 'distill', 'dpt', 'glpn')
-PROMISED_BY_NONE = {  # name -> checks that say nothing about it
-    'hybriddepth': {'features'}}
+LR = {'fastdepth': 1e-2, 'clip-depth': 1e-2}  # random weights of these learn slowly
+SAYS_NOTHING = {  # name -> checks that say nothing about it
+    'hybriddepth': {'features'},  # the stack is as large
+    'marigold': {'sign'}}         # what a random autoencoder calls depth is no depth
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +38,12 @@ def test_every_model_keeps_its_promises(name, rooms, tmp_path, monkeypatch):
     if name.startswith('marigold'): pytest.importorskip('diffusers')
     model = small(name)
     road = library_road(model, tmp_path/'theirs') if name.startswith(LIBRARY) else None
+    silent = SAYS_NOTHING.get(name, set())
     checks = [c for c in CHECKS if name in ONE_OF_EACH or c not in LEARNING]
-    found = check_model(model, data=rooms, reference=road, checks=checks)
+    found = check_model(model, data=rooms, reference=road, lr=LR.get(name, 1e-3),
+                        checks=[c for c in checks if c not in silent - {'features'}])
     print(*found, sep='\n')
     assert [str(c) for c in found if c.holds is False] == []
     without = {c.name for c in found if c.holds is None}
-    assert without - {'library'} <= PROMISED_BY_NONE.get(name, set())
+    assert without - {'library'} <= silent
     assert ('library' in without) == (road is None)

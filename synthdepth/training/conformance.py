@@ -8,7 +8,7 @@ __all__ = ['LEARNT', 'SAME', 'CHECKS', 'LEARNING', 'five_rooms', 'plain_recipe',
            'check_library', 'fit', 'objective', 'check_learning', 'check_accumulation', 'check_features',
            'check_resuming', 'rank_of', 'check_sign', 'Check', 'run_check', 'check_model']
 
-# %% ../../nbs/5_training/15_conformance.ipynb #778eeffe
+# %% ../../nbs/5_training/15_conformance.ipynb #7667f6d6
 import copy
 import os
 import signal
@@ -30,7 +30,9 @@ from ..metrics import target_of
 from ..models import DepthModel, freeze, inputs_of, load_model, unfreeze
 from ..models.features import frozen_stage
 from ..scenes import render_dataset
+from .batches import to_device
 from .finetuning import finetune
+from .memory import left_as_it_was
 from .recipes import Recipe, make_recipe
 from .signals import Interrupted
 from .steps import batch_loss, objective_of
@@ -205,7 +207,7 @@ def check_library(
     found = gap(answer(subject.model, subject.batch), theirs)
     return found < SAME, f'{found:.1e}'
 
-# %% ../../nbs/5_training/15_conformance.ipynb #cdd6ce5a
+# %% ../../nbs/5_training/15_conformance.ipynb #77446d57
 def fit(
     subject: Subject,         # under examination
     name: str,                # of the run
@@ -227,11 +229,14 @@ def objective(
     subject: Subject,   # under examination
     model: DepthModel,  # that was trained
 ) -> float:
-    "The loss of the four captures, in evaluation mode."
+    "The loss of the four captures as training sees it; nothing in the model changes."
     batch = subject.batch | dict(seed=subject.batch['index'])
-    device = next(model.parameters()).device
-    batch = {k: v.to(device) for k, v in batch.items()}
-    return batch_loss(model.eval(), batch, subject.recipe)[0].item()
+    batch = to_device(batch, next(model.parameters()).device)
+    with left_as_it_was(model), torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = batch_loss(model.train(), batch, subject.recipe)[0].item()
+    model.eval()
+    return found
 
 
 def _lowered(subject: Subject, model: DepthModel) -> tuple[bool, str]:
