@@ -65,8 +65,8 @@ SMALL = {  # the beginning of a name -> settings; the longest beginning counts
     'depth-anything': DEPTH_ANYTHING, 'distill-any-depth': DEPTH_ANYTHING, 'dpt': DPT,
     'dpt-beit': dict(size=(64, 64), backbone_config=BEIT, **WIDTHS), 'glpn': GLPN,
     'marigold': MARIGOLD, 'hybriddepth': HYBRID, 'clip-depth': dict(clip=CLIP),
-    'depth-pro': DEPTH_PRO | dict(size=64), 'moge-2': MOGE | dict(tokens=12), 'dpt-hybrid': DPT_HYBRID,
-    'timm:': dict(size=(96, 128))}
+    'depth-pro': DEPTH_PRO | dict(size=64), 'moge-2': MOGE | dict(tokens=12),
+    'dpt-hybrid': DPT_HYBRID, 'timm:': dict(size=(96, 128))}
 
 
 def settings_of(name: str) -> dict:

@@ -10,5 +10,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'hub': ['ACCEPT'],
     'tiny': ['WEIGHTS', 'Tiny'],
     'features': ['FeatureCache', 'bare_model', 'encoder_key', 'feature_bytes', 'feature_loader',
-        'inputs_of', 'predict_batch', 'read_features', 'run_batch', 'turn'],
+        'frozen_stage', 'inputs_of', 'predict_batch', 'read_features', 'run_batch', 'turn'],
 })

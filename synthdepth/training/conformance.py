@@ -8,7 +8,7 @@ __all__ = ['LEARNT', 'SAME', 'CHECKS', 'LEARNING', 'five_rooms', 'plain_recipe',
            'check_library', 'fit', 'objective', 'check_learning', 'check_accumulation', 'check_features',
            'check_resuming', 'rank_of', 'check_sign', 'Check', 'run_check', 'check_model']
 
-# %% ../../nbs/5_training/15_conformance.ipynb #7667f6d6
+# %% ../../nbs/5_training/15_conformance.ipynb #18353e50
 import copy
 import os
 import signal
@@ -27,8 +27,7 @@ from torch import Tensor
 
 from ..data import CacheError, DepthData, Pairs, add_inputs, collate, open_data
 from ..metrics import target_of
-from ..models import DepthModel, freeze, inputs_of, load_model, unfreeze
-from ..models.features import frozen_stage
+from ..models import DepthModel, freeze, frozen_stage, inputs_of, load_model, unfreeze
 from ..scenes import render_dataset
 from .batches import to_device
 from .finetuning import finetune
