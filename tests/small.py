@@ -78,6 +78,8 @@ def small(name: str, **more) -> DepthModel:
     "Random weights, those of networks of attention stretched so that depth varies over a picture."
     torch.manual_seed(0)
     model = create_model(name, 'none', **settings_of(name) | more)
+    if name.startswith('zoedepth'):
+        model.processor.size = type(model.processor.size)(height=64, width=96)
     if name.startswith(('zoedepth', 'depth-anything', 'distill', 'dpt')):
         with torch.no_grad():
             for p in model.parameters():

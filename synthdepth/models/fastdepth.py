@@ -42,7 +42,7 @@ def separable(
     depthwise = normalised_conv(channels_in, channels_in, kernel, act, stride, groups=channels_in)
     return nn.Sequential(depthwise, normalised_conv(channels_in, channels_out, 1, act))
 
-# %% ../../nbs/3_models/08_fastdepth.ipynb #20c3be0f
+# %% ../../nbs/3_models/08_fastdepth.ipynb #a350a135
 CROPPED = (224, 224)  # pixels, what FastDepth was trained on: the middle of a picture
 WHOLE = (256, 256)    # pixels, a whole picture at the same scale
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of MobileNet's depthwise convolutions
@@ -85,7 +85,7 @@ class FastDepth(DepthModel):
             if 0 < i <= len(skips): x = x + skips[-i]
         depth = self.last(x).float()
         if depth.shape[-2:] != size: depth = F.interpolate(depth, size, mode='bilinear')
-        return depth[:, 0]
+        return depth[:, 0].clamp(min=1e-6)  # metres; a ReLU may say 0, which is no depth
 
 # %% ../../nbs/3_models/08_fastdepth.ipynb #b6ff4fa1
 def read_graph(
