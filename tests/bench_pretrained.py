@@ -119,7 +119,8 @@ def tested(name: str, models: dict, tests: dict) -> list[dict]:
                 pair = {'before': scores['before'], kind: x}
                 change = differences(pair, 'before', ['abs_rel']).loc[kind, 'abs_rel']
                 low, high = sorted((-change.low, -change.high))
-                row['abs_rel changes by'] = f'{-change.difference:+.3f} ({low:+.3f} to {high:+.3f})'
+                interval = f'{low:+.3f} to {high:+.3f}' if low == low else 'one scene'
+                row['abs_rel changes by'] = f'{-change.difference:+.3f} ({interval})'
             rows.append(row)
     return rows
 
