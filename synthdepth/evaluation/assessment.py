@@ -4,7 +4,7 @@
 __all__ = ['GRID_CAPTURES', 'NOTED_BEYOND', 'table_metrics', 'score_and_collect', 'check_scored', 'robustness_of',
            'check_alignment', 'evaluate_models']
 
-# %% ../../nbs/6_evaluation/10_assessment.ipynb #4875ed7a
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #bf96bc35
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import nn
 from ..data import DepthData, focus_of
 from ..metrics import Protocol, get_protocol
 from .panels import CaptureCollector, panel_page
+from .prediction import needs_of
 from .reporting import PAIR, SHOWN, SHOWN_GEOMETRY, compare, count_scored
 from .reporting import show_table, verdict
 from .scores import score_models, scored_rows
@@ -135,12 +136,7 @@ def check_alignment(
                      f'{protocol.name} does not align {predicts}: choose one that does, such as '
                      f'--protocol affine_{predicts}')
 
-# %% ../../nbs/6_evaluation/10_assessment.ipynb #f985c9ed
-def _given_stacks(models: Mapping) -> bool:
-    "Does a model look at a focal stack?"
-    return any('focal' in getattr(model, 'needs', ()) for model in models.values())
-
-
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #e753e54c
 def _faults_before(models: Mapping, test: DepthData, train: DepthData | None, trained: Mapping,
                    protocol: Protocol) -> list[str]:
     "What is wrong before anything is predicted; ValueError for what cannot be assessed at all."
@@ -149,11 +145,11 @@ def _faults_before(models: Mapping, test: DepthData, train: DepthData | None, tr
     if not len(test): raise ValueError(f'{test.root}: nothing to test on')
     for name, model in models.items(): check_alignment(name, model, protocol)
     faults = find_known_scenes(train, test) if train is not None else []
-    if _given_stacks(models): faults += find_focus_leak(test, focus_of(test))
+    if 'focal' in needs_of(models.values()): faults += find_focus_leak(test, focus_of(test))
     return faults + [f'{name}: {fault}' for name, scenes in trained.items()
                      for fault in find_known_scenes(scenes, test)]
 
-# %% ../../nbs/6_evaluation/10_assessment.ipynb #0b71484e
+# %% ../../nbs/6_evaluation/10_assessment.ipynb #5648f521
 def evaluate_models(
     models: dict[str, Callable],     # one model, or baseline and model, by name
     test: DepthData,  # the captures
@@ -176,7 +172,7 @@ def evaluate_models(
     stop_at_faults(faults, show_anyway)
     seen = test
     if train is not None: seen, train = with_thumbnails(test), with_thumbnails(train)
-    trivial = _trivial(train, test, protocol, _given_stacks(models))
+    trivial = _trivial(train, test, protocol, stack='focal' in needs_of(models.values()))
     scores, kept = score_and_collect(models, trivial, seen, protocol, size, geometry)
     rows = scores[names[-1]]
     notes = [*notes, *check_scored(rows, test, protocol)]

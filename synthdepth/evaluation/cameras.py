@@ -4,8 +4,7 @@
 __all__ = ['CAMERA_PERTURBATIONS', 'PERTURBATIONS', 'turn_camera', 'adjust_exposure', 'lose_colour', 'perturb', 'perturb_sample',
            'PerturbedData', 'perturb_data']
 
-# %% ../../nbs/6_evaluation/15_cameras.ipynb #436e4acb
-import math
+# %% ../../nbs/6_evaluation/15_cameras.ipynb #37c73510
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from ..camera import Intrinsics
 from ..colour import linear_to_srgb, srgb_to_linear
-from ..data import USUAL_FOV, Capture, DepthData, Sample, with_slices
+from ..data import USUAL_FOV, Capture, DepthData, Sample, camera_after, with_slices
 from .corruptions import CORRUPTIONS, corrupt, corrupt_sample, luma
 from .corruptions import picture_key, seed_of
 
@@ -149,7 +148,7 @@ def _zoomed(capture: Capture, factor: float) -> Capture:
     c = capture.intrinsics
     return replace(capture, intrinsics=replace(c, fx=c.fx*factor, fy=c.fy*factor))
 
-# %% ../../nbs/6_evaluation/15_cameras.ipynb #a50007c9
+# %% ../../nbs/6_evaluation/15_cameras.ipynb #4f9daf18
 def perturb_sample(
     sample: Sample,  # picture, depth and mask
     name: str,       # one of PERTURBATIONS
@@ -158,11 +157,11 @@ def perturb_sample(
     "One capture in a corruption or through another camera."
     if name in CORRUPTIONS: return corrupt_sample(sample, name, severity)
     c, key = sample.capture.intrinsics, picture_key(sample.capture)
-    camera = [c.fx, c.fy, c.cx, c.cy] if c else [math.nan]*4
+    camera = camera_after(c, sample.depth.shape, 1., None)
     depth, valid = (torch.from_numpy(np.ascontiguousarray(x)) for x in (sample.depth, sample.valid))
     rgb = torch.from_numpy(sample.rgb).permute(2, 0, 1)/255
     batch = dict(rgb=rgb[None], depth=depth[None], valid=valid[None],
-                 intrinsics=torch.tensor([camera]))
+                 intrinsics=camera[None])
     new = perturb(batch, name, severity, [key])
     pixels = (new['rgb'][0].permute(1, 2, 0)*255).round().to(torch.uint8).numpy()
     metres, capture = (new['depth']*new['valid'])[0].numpy(), sample.capture

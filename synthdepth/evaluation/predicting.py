@@ -2,13 +2,12 @@
 
 # %% auto #0
 __all__ = ['FREE', 'RECORD', 'weights_digest', 'statement_of', 'begin_folder', 'read_record', 'add_record', 'map_path', 'is_done',
-           'check_overwriting', 'batches_of', 'as_batch', 'by_shape', 'PredictingJob', 'camera_at', 'camera_row',
-           'keep_maps', 'predict_group', 'predict_some', 'Predicted', 'predict_pictures']
+           'check_overwriting', 'batches_of', 'as_batch', 'by_shape', 'PredictingJob', 'camera_at', 'keep_maps',
+           'predict_group', 'predict_some', 'Predicted', 'predict_pictures']
 
-# %% ../../nbs/6_evaluation/19_predicting.ipynb #81963029
+# %% ../../nbs/6_evaluation/19_predicting.ipynb #0cebcbae
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 from ..camera import Intrinsics
 from ..errors import SynthdepthError, disagreements
 from ..files import write_json
-from ..data import resize_rgb
+from ..data import camera_after, resize_rgb
 from .map_files import CLOUDS, KINDS, LARGEST, MapError, MapStyle, check_kinds
 from .map_files import write_map
 from .pictures import AskedPicture, asked_size, list_pictures, read_asked
@@ -213,7 +212,7 @@ class PredictingJob:
         self.bar.write(for_console(f'error: {said}', console), file=sys.stderr)
         self.bar.update()
 
-# %% ../../nbs/6_evaluation/19_predicting.ipynb #012a0871
+# %% ../../nbs/6_evaluation/19_predicting.ipynb #7dbcb058
 def camera_at(
     camera: Intrinsics | None,  # of the picture as it is
     native: tuple[int, int],    # its height, width
@@ -221,16 +220,6 @@ def camera_at(
 ) -> Intrinsics | None:
     "The camera at the size of the map."
     return camera and camera.scaled(size[1]/native[1], size[0]/native[0])
-
-
-def camera_row(
-    picture: AskedPicture,    # perhaps with a camera
-    native: tuple[int, int],  # its height, width
-    size: tuple[int, int],    # height, width predicted at
-) -> list[float]:             # fx, fy, cx, cy in pixels; nan where not known
-    "The camera as a model that needs it takes it."
-    camera = camera_at(picture.camera, native, size)
-    return [camera.fx, camera.fy, camera.cx, camera.cy] if camera else [math.nan]*4
 
 
 def keep_maps(
@@ -250,7 +239,7 @@ def keep_maps(
                              size=list(depth.shape), too_far=far, nothing=int((~there).sum())))
     job.bar.update()
 
-# %% ../../nbs/6_evaluation/19_predicting.ipynb #0e8d4672
+# %% ../../nbs/6_evaluation/19_predicting.ipynb #210f04f7
 def predict_group(
     job: PredictingJob,  # under way
     group: list,         # of `by_shape`: pictures of one size, read
@@ -258,8 +247,8 @@ def predict_group(
     "Predict some pictures together; where that fails, one by one."
     shown = [resize_rgb(rgb, job.size) for _, rgb in group]
     rgb = as_batch(shown, model_device(job.model))
-    cameras = rgb.new_tensor([camera_row(p, x.shape[:2], seen.shape[:2])
-                              for (p, x), seen in zip(group, shown)])
+    cameras = torch.stack([camera_after(p.camera, x.shape[:2], 1., seen.shape[:2])
+                           for (p, x), seen in zip(group, shown)])
     try: maps = predict_alone(job.model, rgb, cameras).cpu().numpy()
     except (ValueError, RuntimeError) as e:
         if len(group) == 1: return job.fail(group[0][0], e)

@@ -7,7 +7,7 @@ __all__ = ['ENTRY', 'MEMORY', 'SHARES', 'buffers_in', 'Recent', 'memory_share', 
            'as_model', 'made_elsewhere', 'ask', 'pair_maps', 'known_camera', 'start_comparison', 'add_predictions',
            'shown_stack', 'shown_inputs', 'ScoredCaptures', 'Comparisons', 'make_comparison', 'change_conditions']
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #a374af9f
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #62e5f5d1
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from ..camera import Intrinsics, centre_box
 from ..data import Capture, DepthData, add_inputs, collate, preprocess
-from ..evaluation import CORRUPTIONS, maps_of_their_own, named_model, perturb
-from ..evaluation import picture_key, predict_captures
+from ..evaluation import CORRUPTIONS, maps_of_their_own, named_model, needs_of
+from ..evaluation import perturb, picture_key, predict_captures
 from .captures import list_captures, read_capture
 from .comparison import Comparison, add_prediction, noting_problems
 from .results import read_results
@@ -209,7 +209,7 @@ def add_predictions(
             predicts = getattr(model, 'predicts', 'metric')
             add_prediction(comparison, name, raw[name], predicts, conditions.protocol)
 
-# %% ../../nbs/7_inspector/05_comparisons.ipynb #3390840f
+# %% ../../nbs/7_inspector/05_comparisons.ipynb #d0439d5b
 def shown_stack(
     data: DepthData,         # the captures
     i: int,                  # of the capture
@@ -236,7 +236,7 @@ def shown_inputs(
 ) -> dict[str, Tensor]:              # with a first axis of 1
     "What the models need besides the picture."
     found = dict(rgb=tensors['rgb'][None], intrinsics=tensors['intrinsics'][None])
-    if not any('focal' in getattr(m, 'needs', ()) for m in models.values()): return found
+    if 'focal' not in needs_of(models.values()): return found
     return found | shown_stack(data, i, conditions, tuple(tensors['rgb'].shape[-2:]))
 
 # %% ../../nbs/7_inspector/05_comparisons.ipynb #9100202a

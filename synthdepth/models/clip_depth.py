@@ -5,7 +5,7 @@ __all__ = ['WORDS', 'CONTEXT', 'TEMPERATURE', 'NEAREST', 'FARTHEST', 'HUB_ID', '
            'sentence_tokens', 'sentence_features', 'Prompts', 'clip_input', 'picture_features', 'Bank', 'mix_words',
            'FewShot', 'ClipStages', 'ClipDepth', 'read_clip', 'saved_here', 'clip_depth']
 
-# %% ../../nbs/3_models/16_clip_depth.ipynb #7d3aa7cb
+# %% ../../nbs/3_models/16_clip_depth.ipynb #39bc2480
 import json
 import math
 from pathlib import Path
@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from .contract import CARD, DepthModel
-from .hub import Licence, ask_licence, is_cached, not_found, pinned
-from .hub import read_checkpoint, where_from
-from .hub import save_checkpoint_of
+from .hub import Licence, ask_licence, check_no_settings
+from .hub import checkpoint_settings, is_cached, not_found, pinned
+from .hub import read_checkpoint, save_checkpoint_of, where_from
 from .registry import read_card, register
 from .tiny import working_size
 from .weights import load_weights, save_weights, weight_file
-from .zoedepth import INTERPOLATION
+from .zoedepth import INTERPOLATION, normalised
 
 # %% ../../nbs/3_models/16_clip_depth.ipynb #0484c7cd
 def spelling_tokenizer() -> CLIPTokenizer:
@@ -120,7 +120,7 @@ class Prompts(nn.Module):
         context = self.context.expand(len(x), -1, -1)
         return sentence_features(net, torch.cat([x[:, :1], context, x[:, 1 + n:]], 1), self.ends)
 
-# %% ../../nbs/3_models/16_clip_depth.ipynb #d55124d8
+# %% ../../nbs/3_models/16_clip_depth.ipynb #5ed00ff9
 def clip_input(
     rgb: Tensor,            # (B,3,H,W) in [0, 1]
     size: tuple[int, int],  # (height, width) that the network sees
@@ -130,9 +130,7 @@ def clip_input(
     if tuple(rgb.shape[-2:]) != size:
         filter = INTERPOLATION[int(processor.resample)]
         rgb = F.interpolate(rgb, size, mode=filter, antialias=True)
-    mean, std = (torch.as_tensor(v, dtype=rgb.dtype, device=rgb.device).view(-1, 1, 1)
-                 for v in (processor.image_mean, processor.image_std))
-    return (rgb - mean)/std
+    return normalised(rgb, processor)
 
 # %% ../../nbs/3_models/16_clip_depth.ipynb #2d8ecc45
 def picture_features(
@@ -230,7 +228,7 @@ class ClipStages(DepthModel):
             log_depth = mix_words(similarity, self.own.bank(picture))
         return F.interpolate(log_depth[:, None], size, mode='bilinear')[:, 0].exp()
 
-# %% ../../nbs/3_models/16_clip_depth.ipynb #aa4ed942
+# %% ../../nbs/3_models/16_clip_depth.ipynb #298cef66
 class ClipDepth(ClipStages):
     "CLIP with learned sentences and depths."
     loss = 'silog'
@@ -239,9 +237,7 @@ class ClipDepth(ClipStages):
     def neck_layers(self): return [self.own.prompts]
     def fixed_parameters(self): return list(self.net.parameters())
 
-    def settings(self):
-        network = {k: v for k, v in self.net.config.to_dict().items() if k != '_name_or_path'}
-        return dict(self.config, network=network, processor=self.processor.to_dict())
+    def settings(self): return self.config | checkpoint_settings(self)
 
     def save_parts(self, folder):
         save_weights(self.own, folder/'model.safetensors')
@@ -276,7 +272,7 @@ def saved_here(
     if (name := read_card(Path(weights))['name']) == 'clip-depth': return True
     raise ValueError(f'clip-depth: {weights} holds a {name} model, expected clip-depth, or a CLIP')
 
-# %% ../../nbs/3_models/16_clip_depth.ipynb #47a692b5
+# %% ../../nbs/3_models/16_clip_depth.ipynb #b6d36c7e
 @register('clip-depth')
 def clip_depth(
     weights: str | Path | None = None,    # None: fresh prompts, CLIP from the hub; 'none'; a source
@@ -288,15 +284,14 @@ def clip_depth(
     clip: dict | None = None,             # with weights='none' only: settings of `random_clip`
 ) -> ClipDepth:
     "CLIP with prompts and depths to be learned, or learned and saved."
-    if clip and weights != 'none':
-        raise ValueError(f'clip-depth: a checkpoint brings its own settings; found {sorted(clip)} '
-                         'besides')
+    if weights != 'none': check_no_settings('clip-depth', clip or {})
     saved, origin = weights != 'none' and saved_here(weights), {}
     if weights == 'none': parts = random_clip(**(clip or {}))
     else:
         source = str(Path(weights)/'clip' if saved else weights or HUB_ID)
-        origin = ask_licence('clip-depth', weights, MIT) | where_from(source, revision)
+        origin = ask_licence('clip-depth', weights, MIT)
         parts = read_clip(source, revision)
+        origin |= where_from(source, revision)
     model = ClipDepth(*parts, size, words, context, bank)
     model.origin = origin
     if saved: load_weights(model.own, weight_file(weights))

@@ -4,7 +4,7 @@
 __all__ = ['INVERSE', 'HUB_ID', 'LICENCE', 'RELEASED', 'size_step', 'check_size', 'work_at', 'squared', 'focal_in_widths',
            'DepthProStages', 'guessed_focal', 'DepthPro', 'trunk_parts', 'random_depth_pro', 'depth_pro']
 
-# %% ../../nbs/3_models/12_depth_pro.ipynb #6046798d
+# %% ../../nbs/3_models/12_depth_pro.ipynb #b0f9835b
 from copy import deepcopy
 from itertools import zip_longest
 from math import gcd
@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from transformers import DepthProConfig, DepthProForDepthEstimation, DepthProImageProcessor
 
 from .contract import Comparison, DepthModel
-from .hub import Licence, ask_licence, read_checkpoint, save_checkpoint_of
+from .hub import Licence, ask_licence, check_no_settings
+from .hub import checkpoint_settings, read_checkpoint, save_checkpoint_of
 from .hub import where_from
 from .registry import register
-from .zoedepth import INTERPOLATION
+from .zoedepth import INTERPOLATION, normalised
 
 # %% ../../nbs/3_models/12_depth_pro.ipynb #cf508fb8
 def size_step(
@@ -57,7 +58,7 @@ def work_at(
     if net.fov_model is not None: with_grid.append(net.fov_model.fov_encoder)
     for part in with_grid: part.out_size = patch//config.image_model_config.patch_size
 
-# %% ../../nbs/3_models/12_depth_pro.ipynb #e4f228b7
+# %% ../../nbs/3_models/12_depth_pro.ipynb #a811d5df
 def squared(
     rgb: Tensor,                        # (B,3,H,W) in [0, 1]
     processor: DepthProImageProcessor,  # the checkpoint's
@@ -65,10 +66,7 @@ def squared(
 ) -> Tensor:                            # (B,3,h,w), what the network takes
     "The image processor's arithmetic, with its gradient."
     x = rgb*255*processor.rescale_factor if processor.do_rescale else rgb*255
-    if processor.do_normalize:
-        mean, std = (torch.as_tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-                     for v in (processor.image_mean, processor.image_std))
-        x = (x - mean)/std
+    if processor.do_normalize: x = normalised(x, processor)
     if not processor.do_resize: return x
     sides = (size, size) if size else (processor.size['height'], processor.size['width'])
     return F.interpolate(x, sides, mode=INTERPOLATION[int(processor.resample)])
@@ -84,7 +82,7 @@ def focal_in_widths(
     known = intrinsics[:, 0].to(guessed)/width
     return torch.where(known > 0, known, guessed).view(-1, 1, 1)
 
-# %% ../../nbs/3_models/12_depth_pro.ipynb #cb85293b
+# %% ../../nbs/3_models/12_depth_pro.ipynb #befd3ba9
 INVERSE = 1e-4, 1e4  # 1/metres; the library keeps inverse depth in this range
 
 
@@ -96,9 +94,8 @@ class DepthProStages(DepthModel):
         net: DepthProForDepthEstimation,    # the network as it is called
         processor: DepthProImageProcessor,  # the checkpoint's
         size: int | None = None,            # pixels of both sides; None: as the processor says
-        **config,                           # what else `create_model` must be told again
     ):
-        super().__init__(**config, **{} if size is None else dict(size=size))
+        super().__init__(**{} if size is None else dict(size=size))
         if size is not None: work_at(net, check_size(size, net.config))
         self.net, self.processor, self.size = net, processor, size
 
@@ -137,14 +134,12 @@ def guessed_focal(
     raise ValueError(f'depth-pro: {n - known} of {n} pictures have no known focal length, and this '
                      'checkpoint has no network that guesses it; expected intrinsics')
 
-# %% ../../nbs/3_models/12_depth_pro.ipynb #32bf7c3d
+# %% ../../nbs/3_models/12_depth_pro.ipynb #1bfaaacf
 class DepthPro(DepthProStages):
     "`DepthProForDepthEstimation` of transformers and its image processor, behind the contract."
     loss = 'l1'
 
-    def settings(self):
-        network = {k: v for k, v in self.net.config.to_dict().items() if k != '_name_or_path'}
-        return dict(network=network, processor=self.processor.to_dict(), size=self.size)
+    def settings(self): return checkpoint_settings(self) | dict(size=self.size)
 
     def encoder_layers(self):
         encoder = self.net.depth_pro.encoder
@@ -186,7 +181,7 @@ def trunk_parts(
     rest = [m for m in trunk.modules() if not any(id(child) in inside for child in m.modules())]
     return [rest, *([layer] for layer in layers)]
 
-# %% ../../nbs/3_models/12_depth_pro.ipynb #5f6ae55e
+# %% ../../nbs/3_models/12_depth_pro.ipynb #b8d5e7e5
 HUB_ID = 'apple/DepthPro-hf'
 LICENCE = Licence("Apple's research licence (AMLR)", 'its card on the hub', restricted=True)
 _VIT = dict(model_type='dinov2', image_size=384, patch_size=16, hidden_size=1024,
@@ -219,9 +214,7 @@ def depth_pro(
 ) -> DepthPro:
     "Depth Pro from the hub, its cache or a folder."
     if weights == 'none': return DepthPro(*random_depth_pro(**config), size)
-    if config:
-        raise ValueError('depth-pro: a checkpoint brings its own settings; '
-                         f'found {sorted(config)} besides')
+    check_no_settings('depth-pro', config)
     source = str(weights or HUB_ID)
     origin = ask_licence('depth-pro', weights, LICENCE, accept_licence)
     parts = read_checkpoint('depth-pro', source, DepthProForDepthEstimation, revision)

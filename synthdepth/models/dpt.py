@@ -6,24 +6,25 @@ __all__ = ['NEAREST', 'SHAPES', 'CARD_OF', 'APACHE', 'RESTRICTED', 'DISTILLED', 
            'dpt_row', 'beit_shape', 'check_max_depth', 'with_metric_head', 'random_network', 'own_processor',
            'original_network', 'opened', 'dpt']
 
-# %% ../../nbs/3_models/10_dpt.ipynb #8e80d279
+# %% ../../nbs/3_models/10_dpt.ipynb #b770483e
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, DPTConfig
 from transformers import DPTForDepthEstimation, DPTImageProcessor
 
 from .contract import DepthModel
-from .hub import Licence, ask_licence, fetch, network_with, read_checkpoint
-from .hub import pinned, read_tensors, renamed, save_checkpoint_of, where_from
+from .hub import Licence, ask_licence, check_no_settings
+from .hub import checkpoint_settings, fetch, network_with, pinned
+from .hub import read_checkpoint, read_tensors, renamed, save_checkpoint_of
+from .hub import where_from
 from .registry import register
-from .zoedepth import INTERPOLATION, network_size
+from .zoedepth import INTERPOLATION, network_size, normalised
 
-# %% ../../nbs/3_models/10_dpt.ipynb #5ef4dd2a
+# %% ../../nbs/3_models/10_dpt.ipynb #29b1a68b
 def resized(
     rgb: Tensor,                   # (B,3,H,W) in [0, 1]
     processor: DPTImageProcessor,  # the checkpoint's
@@ -32,10 +33,7 @@ def resized(
     x, size = rgb, network_size(rgb.shape[-2:], processor)
     if tuple(x.shape[-2:]) != size:
         x = F.interpolate(x, size, mode=INTERPOLATION[int(processor.resample)], antialias=True)
-    if not processor.do_normalize: return x
-    mean, std = (torch.as_tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-                 for v in (processor.image_mean, processor.image_std))
-    return (x - mean)/std
+    return normalised(x, processor) if processor.do_normalize else x
 
 # %% ../../nbs/3_models/10_dpt.ipynb #8e2d8b37
 def transformer_features(
@@ -62,7 +60,7 @@ def trunk_layers(
     rest = [m for m in trunk.modules() if not any(id(child) in inside for child in m.modules())]
     return [rest, *([layer] for layer in layers)]
 
-# %% ../../nbs/3_models/10_dpt.ipynb #a7496520
+# %% ../../nbs/3_models/10_dpt.ipynb #db39e02d
 NEAREST = 1e-3  # metres; the least depth that is predicted
 
 
@@ -82,9 +80,7 @@ class DPT(DepthModel):
         self.net, self.processor, self.predicts = net, processor, predicts
         if predicts != 'metric': self.published = {}  # their training was not released
 
-    def settings(self):
-        network = {k: v for k, v in self.net.config.to_dict().items() if k != '_name_or_path'}
-        return dict(network=network, processor=self.processor.to_dict())
+    def settings(self): return checkpoint_settings(self)
 
     def encoder_layers(self): return trunk_layers(self.net)
     def neck_layers(self): return [self.net.neck]
@@ -283,7 +279,7 @@ def original_network(
     net = network_with(name, file, row.network, DepthAnythingConfig(**row.shape | config), state)
     return net, own_processor(net)
 
-# %% ../../nbs/3_models/10_dpt.ipynb #9e88f63e
+# %% ../../nbs/3_models/10_dpt.ipynb #71999b48
 def opened(
     name: str,                   # one of ROWS
     weights: str | Path | None,  # None: from the hub; or hub id, folder, authors' file
@@ -296,8 +292,7 @@ def opened(
     file = fetch(name, source, row.file, revision) if row.file and source == row.hub_id else source
     if Path(file).is_file() and row.network is DepthAnythingForDepthEstimation:
         return original_network(name, row, file, **config)
-    if config:
-        raise ValueError(f'{name}: a checkpoint brings its own settings; found {sorted(config)}')
+    check_no_settings(name, config)
     return read_checkpoint(name, source, row.network, revision)
 
 

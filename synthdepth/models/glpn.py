@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['NEAREST', 'HUB_IDS', 'FARTHEST', 'LICENCES', 'whole_patches', 'GLPN', 'glpn']
 
-# %% ../../nbs/3_models/11_glpn.ipynb #8887a467
+# %% ../../nbs/3_models/11_glpn.ipynb #368db24d
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from transformers import GLPNConfig, GLPNForDepthEstimation, GLPNImageProcessor
 
 from .contract import DepthModel
-from .hub import Licence, ask_licence, read_checkpoint, save_checkpoint_of
+from .hub import Licence, ask_licence, check_no_settings
+from .hub import checkpoint_settings, read_checkpoint, save_checkpoint_of
 from .hub import where_from
 from .registry import register
 from .zoedepth import INTERPOLATION
@@ -31,7 +32,7 @@ def whole_patches(
     if tuple(rgb.shape[-2:]) == size: return rgb
     return F.interpolate(rgb, size, mode=INTERPOLATION[int(processor.resample)], antialias=True)
 
-# %% ../../nbs/3_models/11_glpn.ipynb #cc4de7eb
+# %% ../../nbs/3_models/11_glpn.ipynb #31000d7f
 NEAREST = 1e-3  # metres; bicubic enlargement overshoots below it
 
 
@@ -46,9 +47,7 @@ class GLPN(DepthModel):
         super().__init__()
         self.net, self.processor = net, processor
 
-    def settings(self):
-        network = {k: v for k, v in self.net.config.to_dict().items() if k != '_name_or_path'}
-        return dict(network=network, processor=self.processor.to_dict())
+    def settings(self): return checkpoint_settings(self)
 
     def encoder_layers(self):
         encoder = self.net.glpn.encoder
@@ -65,7 +64,7 @@ class GLPN(DepthModel):
 
     def save_parts(self, folder): save_checkpoint_of(self, folder)
 
-# %% ../../nbs/3_models/11_glpn.ipynb #9287c45c
+# %% ../../nbs/3_models/11_glpn.ipynb #07a2f373
 HUB_IDS = {'glpn-nyu': 'vinvino02/glpn-nyu', 'glpn-kitti': 'vinvino02/glpn-kitti'}
 FARTHEST = {'glpn-nyu': 10, 'glpn-kitti': 80}  # metres, the range of each training set
 LICENCES = {name: Licence('what its card states', f'huggingface.co/{hub_id}')
@@ -82,9 +81,7 @@ def glpn(
     if weights == 'none':
         config = dict(max_depth=FARTHEST[name]) | config
         return GLPN(GLPNForDepthEstimation(GLPNConfig(**config)), GLPNImageProcessor())
-    if config:
-        raise ValueError(f'{name}: a checkpoint brings its own settings; '
-                         f'found {sorted(config)} besides')
+    check_no_settings(name, config)
     source, origin = str(weights or HUB_IDS[name]), ask_licence(name, weights, LICENCES[name])
     net, processor = read_checkpoint(name, source, GLPNForDepthEstimation, revision)
     model = GLPN(net, processor)

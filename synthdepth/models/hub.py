@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ACCEPT', 'WANTED', 'Licence', 'LicenceError', 'say_once', 'check_licence', 'ask_licence', 'pinned', 'is_cached',
            'where_from', 'not_found', 'check_complete', 'read_checkpoint', 'read_tensors', 'fetch', 'in_thirds',
-           'renamed', 'network_with', 'save_checkpoint_of']
+           'renamed', 'network_with', 'check_no_settings', 'checkpoint_settings', 'save_checkpoint_of']
 
 # %% ../../nbs/3_models/05_hub.ipynb #3ce101f7
 import os
@@ -262,6 +262,24 @@ def network_with(
                          f'first {extra[0]}')
     check_complete(name, source, report['missing_keys'])
     return net.float()
+
+# %% ../../nbs/3_models/05_hub.ipynb #0d46ab19
+def check_no_settings(
+    name: str,     # of the model
+    config: dict,  # settings that were given beside a checkpoint
+):
+    "ValueError where there are any: a checkpoint brings its own."
+    if not config: return
+    raise ValueError(f'{name}: a checkpoint brings its own settings; found {sorted(config)} '
+                     'besides')
+
+
+def checkpoint_settings(
+    model: DepthModel,  # with `net` and `processor`
+) -> dict:              # JSON-able
+    "What decides the features of a network of transformers besides its weights."
+    network = {k: v for k, v in model.net.config.to_dict().items() if k != '_name_or_path'}
+    return dict(network=network, processor=model.processor.to_dict())
 
 # %% ../../nbs/3_models/05_hub.ipynb #dac9fcb8
 def save_checkpoint_of(

@@ -4,7 +4,7 @@
 __all__ = ['COMMIT', 'INSTALL', 'RANGE', 'FILE', 'HUB_IDS', 'LICENCE', 'SHAPES', 'moge_library', 'token_grid', 'point_shift',
            'MoGeStages', 'MoGe', 'moge_file', 'read_moge', 'moge_shape', 'moge_2']
 
-# %% ../../nbs/3_models/15_moge.ipynb #809b0b0f
+# %% ../../nbs/3_models/15_moge.ipynb #82da76e3
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .contract import DepthModel
-from .hub import Licence, ask_licence, check_complete, fetch, pinned, where_from
+from .hub import Licence, ask_licence, check_complete, check_no_settings
+from .hub import fetch, pinned, where_from
 from .registry import register
 
 # %% ../../nbs/3_models/15_moge.ipynb #7507933d
@@ -192,7 +193,7 @@ SHAPES = {'moge-2-small': moge_shape('dinov2_vits14', 384, [2, 5, 8, 11]),
           'moge-2-base': moge_shape('dinov2_vitb14', 768, [2, 5, 8, 11]),
           'moge-2-large': moge_shape('dinov2_vitl14', 1024, [5, 11, 17, 23])}
 
-# %% ../../nbs/3_models/15_moge.ipynb #36027cbf
+# %% ../../nbs/3_models/15_moge.ipynb #4baee674
 def moge_2(
     weights: str | Path | None = None,  # None: from the hub; 'none': random; or id, folder, file
     name: str = 'moge-2-large',         # one of HUB_IDS
@@ -203,16 +204,15 @@ def moge_2(
     "MoGe-2 from the hub, its cache, a folder or a file."
     if tokens is not None and (type(tokens) is not int or tokens < 1):
         raise ValueError(f'{name}: tokens is {tokens!r}, expected a whole number above 0')
-    if config and weights != 'none':
-        raise ValueError(f'{name}: a checkpoint brings its own settings; '
-                         f'found {sorted(config)} besides')
+    if weights != 'none': check_no_settings(name, config)
     source, origin = str(weights or HUB_IDS[name]), {}
     if weights == 'none':
         network = SHAPES[name] | config
         net = moge_library('model.v2').MoGeModel(**network)
     else:
-        origin = ask_licence(name, weights, LICENCE) | where_from(source, revision, FILE)
+        origin = ask_licence(name, weights, LICENCE)
         net, network = read_moge(name, source, revision)
+        origin |= where_from(source, revision, FILE)
     if lacking := [part for part in ('points_head', 'scale_head') if not hasattr(net, part)]:
         raise ValueError(f'{name}: this network has no {" and no ".join(lacking)}, '
                          'expected one that predicts points and their scale in metres')

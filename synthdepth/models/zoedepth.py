@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['INTERPOLATION', 'NEAREST', 'FARTHEST_INDOORS', 'DOMAIN_WEIGHT', 'MIT', 'HUB_IDS', 'ZOEDEPTH_N', 'ROUTING', 'OTHERS',
-           'SEEN', 'ORIGINAL', 'PLACES', 'padding', 'padded_size', 'network_size', 'as_network_input', 'ZoeDepthStages',
-           'metric_depth', 'ZoeDepth', 'domain_of', 'ZoeDepthTwoDomains', 'own_config', 'own_processor',
-           'original_zoedepth', 'zoedepth']
+           'SEEN', 'ORIGINAL', 'PLACES', 'padding', 'padded_size', 'network_size', 'normalised', 'as_network_input',
+           'ZoeDepthStages', 'metric_depth', 'ZoeDepth', 'domain_of', 'ZoeDepthTwoDomains', 'own_config',
+           'own_processor', 'original_zoedepth', 'zoedepth']
 
-# %% ../../nbs/3_models/09_zoedepth.ipynb #1c731987
+# %% ../../nbs/3_models/09_zoedepth.ipynb #23d4d484
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from transformers import ZoeDepthConfig
 from transformers import ZoeDepthForDepthEstimation, ZoeDepthImageProcessor
 
 from .contract import Comparison, DepthModel
-from .hub import Licence, ask_licence, network_with, read_checkpoint
+from .hub import Licence, ask_licence, check_no_settings
+from .hub import checkpoint_settings, network_with, read_checkpoint
 from .hub import read_tensors, renamed, save_checkpoint_of, where_from
 from .registry import register
 
@@ -50,8 +51,18 @@ def network_size(
     multiple = processor.ensure_multiple_of
     return tuple(int(round(s*n/multiple)*multiple) for s, n in zip(scale, size))
 
-# %% ../../nbs/3_models/09_zoedepth.ipynb #f08a7b08
+# %% ../../nbs/3_models/09_zoedepth.ipynb #3f495fea
 INTERPOLATION = {2: 'bilinear', 3: 'bicubic'}  # Pillow's number of a filter -> torch's name
+
+
+def normalised(
+    x: Tensor,  # (B,3,h,w)
+    processor,  # the checkpoint's image processor
+) -> Tensor:    # (B,3,h,w)
+    "Colours as a checkpoint's network takes them."
+    mean, std = (torch.as_tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+                 for v in (processor.image_mean, processor.image_std))
+    return (x - mean)/std
 
 
 def as_network_input(
@@ -67,10 +78,7 @@ def as_network_input(
     x = F.pad(x, (pad_w, pad_w, pad_h, pad_h), mode='reflect')
     x = F.interpolate(x, network_size(x.shape[-2:], processor), align_corners=True,
                       mode=INTERPOLATION[int(processor.resample)])
-    if not processor.do_normalize: return x
-    mean, std = (torch.as_tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-                 for v in (processor.image_mean, processor.image_std))
-    return (x - mean)/std
+    return normalised(x, processor) if processor.do_normalize else x
 
 # %% ../../nbs/3_models/09_zoedepth.ipynb #a2a99f20
 NEAREST = 1e-3  # metres; the least depth that is predicted
@@ -120,16 +128,14 @@ def metric_depth(
     return net.metric_head(outconv_activation=last, bottleneck=bottleneck, feature_blocks=fused,
                            relative_depth=relative)
 
-# %% ../../nbs/3_models/09_zoedepth.ipynb #c6e38a06
+# %% ../../nbs/3_models/09_zoedepth.ipynb #329077d5
 class ZoeDepth(ZoeDepthStages):
     "`ZoeDepthForDepthEstimation` of transformers and its image processor, behind the contract."
     # The released training configuration of the paper's authors.
     published = dict(lr=1.61e-4, weight_decay=.01, batch_size=16, epochs=5,
                      lr_scale=(('encoder', .1),))
 
-    def settings(self):
-        network = {k: v for k, v in self.net.config.to_dict().items() if k != '_name_or_path'}
-        return dict(network=network, processor=self.processor.to_dict())
+    def settings(self): return checkpoint_settings(self)
 
     def encoder_layers(self):
         modules = list(self.net.backbone.modules())
@@ -233,7 +239,7 @@ ORIGINAL = {  # regular expression -> name in transformers; one after the other
         'metric_head.'}
 PLACES = {'3': 'projection', '4': 'resize'}
 
-# %% ../../nbs/3_models/09_zoedepth.ipynb #809b2eef
+# %% ../../nbs/3_models/09_zoedepth.ipynb #b2697fae
 def original_zoedepth(
     name: str,  # one of HUB_IDS
     file: str,  # `ZoeD_M12_*.pt`
@@ -258,10 +264,9 @@ def zoedepth(
         return kind(ZoeDepthForDepthEstimation(own_config(name, **config)), own_processor(name))
     source, origin = str(weights or HUB_IDS[name]), ask_licence(name, weights, MIT)
     if Path(source).is_file(): net, processor = original_zoedepth(name, source, **config)
-    elif config:
-        raise ValueError(f'{name}: a checkpoint brings its own settings; '
-                         f'found {sorted(config)} besides')
-    else: net, processor = read_checkpoint(name, source, ZoeDepthForDepthEstimation, revision)
+    else:
+        check_no_settings(name, config)
+        net, processor = read_checkpoint(name, source, ZoeDepthForDepthEstimation, revision)
     model = kind(net, processor)
     model.origin = origin | where_from(source, revision)
     return model

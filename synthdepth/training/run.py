@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Options', 'check_options', 'Run', 'seed_changes', 'say_status', 'save_run', 'pause', 'validate_run']
 
-# %% ../../nbs/5_training/11_run.ipynb #05486d59
+# %% ../../nbs/5_training/11_run.ipynb #d97612ba
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,8 +17,9 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import add_inputs, collate
+from ..data import collate
 from ..models import DepthModel
+from .batches import with_inputs
 from .checkpoints import checkpoint_name, prune, random_state, save_checkpoint
 from .processes import in_any_process
 from .recipes import FinetuneError, Recipe
@@ -142,7 +143,7 @@ def pause(
     say_status(run, 'interrupted', message)
     raise Interrupted(message)
 
-# %% ../../nbs/5_training/11_run.ipynb #ff833b25
+# %% ../../nbs/5_training/11_run.ipynb #d5aef90f
 def validate_run(
     run: Run,           # under way
 ) -> dict[str, float]:  # valid_loss and metrics
@@ -151,9 +152,7 @@ def validate_run(
     order = [list(counted[i:i + n]) for i in range(0, len(counted), n)]
     batches = DataLoader(pairs, batch_sampler=order, collate_fn=collate,
                          generator=torch.Generator())
-    if 'focal' in run.model.needs:
-        batches = (add_inputs(batch, run.model.needs, pairs.data, pairs.centre)
-                   for batch in batches)
-    net = run.accelerator.unwrap_model(run.net)
-    found = validate(net, batches, run.recipe, run.accelerator, between=lambda: pause(run))
+    net, device = run.accelerator.unwrap_model(run.net), run.accelerator.device
+    found = validate(net, batches, run.recipe, run.accelerator, between=lambda: pause(run),
+                     complete=lambda batch: with_inputs(batch, pairs, run.model.needs, device))
     return found | dict(excluded=found['excluded'] + len(pairs) - len(counted))

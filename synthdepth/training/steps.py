@@ -191,7 +191,7 @@ def mean_scores(
     means = summarise(pd.concat([pd.DataFrame(scores) for *_, scores in found]))
     return dict(valid_loss=loss, **means[SHOWN].to_dict())
 
-# %% ../../nbs/5_training/07_steps.ipynb #48f279fb
+# %% ../../nbs/5_training/07_steps.ipynb #04a18ce1
 @torch.no_grad()
 def validate(
     net: nn.Module,                             # left in evaluation mode
@@ -199,6 +199,7 @@ def validate(
     recipe: Recipe,                             # its hyper-parameters
     accelerator: Accelerator,                   # of this process
     between: Callable[[], None] | None = None,  # called after each batch, by all processes
+    complete: Callable[[dict], dict] = dict,    # adds what the model needs besides, to its own
 ) -> dict[str, float]:                          # of `mean_scores`
     "Loss and metrics on the validation split."
     net.eval()
@@ -206,7 +207,8 @@ def validate(
     found = []
     for k, batch in enumerate(batches):
         if k % count == process:
-            found.append((k, score_batch(net, batch, recipe, accelerator.device)))
+            scores = score_batch(net, complete(batch), recipe, accelerator.device)
+            found.append((k, scores))
         if between and k % count == count - 1: between()
     if count > 1: found = sorted(gather_object(found), key=lambda row: row[0])
     return mean_scores([scores for _, scores in found])
