@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
@@ -15,20 +16,21 @@ DINO = dict(model_type='dinov2', image_size=70, hidden_size=32, num_hidden_layer
 WIDTHS = dict(neck_hidden_sizes=[8, 16, 16, 32], fusion_hidden_size=16)
 ZOEDEPTH = dict(backbone_config=BEIT | dict(image_size=384), bottleneck_features=16,
                 bin_embedding_dim=16, num_relative_features=8, **WIDTHS)
-TWO_HEADS = ZOEDEPTH | dict(
-    bin_configurations=[dict(name='nyu', n_bins=64, min_depth=1e-3, max_depth=10.),
-                        dict(name='kitti', n_bins=64, min_depth=1e-3, max_depth=80.)],
+ROUTED = ZOEDEPTH | dict(
     bottleneck_features=128, num_patch_transformer_layers=4, patch_transformer_hidden_size=128,
     patch_transformer_intermediate_size=32, patch_transformer_num_attention_heads=4,
     fusion_hidden_size=128)
-DEPTH_ANYTHING = dict(size=(70, 70), backbone_config=DINO, reassemble_hidden_size=32, **WIDTHS)
-DPT = dict(size=(64, 64), hidden_size=32, intermediate_size=64, num_hidden_layers=4, image_size=64,
+TWO_HEADS = ROUTED | dict(
+    bin_configurations=[dict(name='nyu', n_bins=64, min_depth=1e-3, max_depth=10.),
+                        dict(name='kitti', n_bins=64, min_depth=1e-3, max_depth=80.)])
+DEPTH_ANYTHING = dict(backbone_config=DINO, reassemble_hidden_size=32, **WIDTHS)
+DPT = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=4, image_size=64,
            num_attention_heads=4, backbone_out_indices=[0, 1, 2, 3], **WIDTHS)
-BIT = dict(model_type='bit', depths=[1, 1, 1], hidden_sizes=[16, 32, 64], embedding_size=8,
-           num_groups=4, global_padding='SAME', layer_type='bottleneck',
-           embedding_dynamic_padding=True, out_features=['stage1', 'stage2', 'stage3'])
-DPT_HYBRID = DPT | dict(is_hybrid=True, backbone_config=BIT, neck_ignore_stages=[0, 1],
-                        backbone_featmap_shape=[1, 64, 4, 4], neck_hidden_sizes=[16, 32, 16, 32])
+BIT = dict(model_type='bit', global_padding='same', layer_type='bottleneck', depths=[1, 1, 1],
+           out_features=['stage1', 'stage2', 'stage3'], embedding_dynamic_padding=True,
+           hidden_sizes=[8, 16, 16], num_groups=2)
+DPT_HYBRID = DPT | dict(backbone_config=BIT, backbone_featmap_shape=[1, 16, 4, 4], patch_size=16)
+DPT_BEIT = dict(backbone_config=BEIT, **WIDTHS)
 GLPN = dict(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1, 1, 2, 2],
             decoder_hidden_size=8)
 MARIGOLD = dict(
@@ -60,13 +62,14 @@ MOGE = dict(
     normal_head=LEVELS | dict(dim_out=[None]*4 + [3]), scale_head=dict(dims=[16, 1]))
 HYBRID = dict(size=(48, 64), widths=(8, 8, 8), prior_config=dict(size=(64, 96)))
 
+_OWN, _SQUARE = dict(size=(70, 70)), dict(size=(64, 64))
 SMALL = {  # the beginning of a name -> settings; the longest beginning counts
-    'tiny': dict(size=(96, 128)), 'fastdepth': {}, 'zoedepth': ZOEDEPTH, 'zoedepth-nk': TWO_HEADS,
-    'depth-anything': DEPTH_ANYTHING, 'distill-any-depth': DEPTH_ANYTHING, 'dpt': DPT,
-    'dpt-beit': dict(size=(64, 64), backbone_config=BEIT, **WIDTHS), 'glpn': GLPN,
-    'marigold': MARIGOLD, 'hybriddepth': HYBRID, 'clip-depth': dict(clip=CLIP),
+    'tiny': dict(size=(96, 128)), 'fastdepth': {}, 'zoedepth': ZOEDEPTH, 'zoedepth-nk': ROUTED,
+    'depth-anything': DEPTH_ANYTHING | _OWN, 'distill-any-depth': DEPTH_ANYTHING | _OWN,
+    'dpt': DPT | _SQUARE, 'dpt-beit': DPT_BEIT | _SQUARE, 'dpt-hybrid': DPT_HYBRID | _SQUARE,
+    'glpn': GLPN, 'marigold': MARIGOLD, 'hybriddepth': HYBRID, 'clip-depth': dict(clip=CLIP),
     'depth-pro': DEPTH_PRO | dict(size=64), 'moge-2': MOGE | dict(tokens=12),
-    'dpt-hybrid': DPT_HYBRID, 'timm:': dict(size=(96, 128))}
+    'timm:': dict(size=(96, 128))}
 
 
 def settings_of(name: str) -> dict:
@@ -104,3 +107,18 @@ def library_road(model: DepthModel, folder: Path):
         lowest = 1e-3 if model.predicts == 'metric' else 0.  # enlarged, theirs falls below
         return torch.stack([x['predicted_depth'].squeeze() for x in found]).clamp(min=lowest)
     return road
+
+
+def damage(folder: Path, how: str, tensor: str):
+    "Spoils a saved folder: 'truncated', 'pickle', 'renamed' (one tensor) or 'empty'."
+    file = folder/'model.safetensors'
+    if how == 'truncated': file.write_bytes(file.read_bytes()[:5000])
+    if how == 'pickle':
+        torch.save(load_file(file), folder/'pytorch_model.bin')
+        file.unlink()
+    if how == 'renamed':
+        state = load_file(file)
+        state[tensor.replace('weight', 'kernel')] = state.pop(tensor)
+        save_file(state, file, metadata=dict(format='pt'))
+    if how == 'empty':
+        for p in folder.iterdir(): p.unlink()

@@ -20,12 +20,7 @@ from synthdepth.training import finetune, make_optimizer, make_recipe
 
 
 @pytest.fixture(autouse=True)
-def one_quiet_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    yield
-    torch.set_num_threads(before)
+def quiet(one_thread): logging.set_verbosity_error()
 
 
 def make(**more):

@@ -1,6 +1,5 @@
 "Every registered model keeps the same promises, on a small random configuration of its row."
 import pytest
-import torch
 from small import library_road, small
 from test_moge import library  # noqa: F401  the stand-in
 
@@ -20,12 +19,7 @@ SAYS_NOTHING = {  # name -> checks that say nothing about it
     'marigold': {'sign'}}         # what a random autoencoder calls depth is no depth
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')

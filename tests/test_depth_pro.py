@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from torch.nn import functional as F
-from small import DEPTH_PRO, VIT
+from small import DEPTH_PRO, VIT, damage
 from toy import write_synthdepth
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 from transformers.models.depth_pro.modeling_depth_pro import merge_patches, split_to_patches
@@ -323,32 +323,22 @@ def test_the_licence_must_be_accepted_once(tmp_path, capsys):
     assert card['config'] == dict(size=64) and card['origin']['accept_licence'] is True
 
 
-@pytest.mark.parametrize('damage, message', [
+@pytest.mark.parametrize('how, message', [
     ('truncated', 'damaged or cut short'), ('pickle', 'not a complete checkpoint'),
     ('renamed', 'lacks 1 tensors, first'), ('other', "holds a 'dpt' model, expected depth_pro"),
     ('empty', 'not a complete checkpoint'), ('settings', 'brings its own settings')])
-def test_what_is_no_checkpoint_of_it_is_refused(damage, message, tmp_path, monkeypatch):
+def test_what_is_no_checkpoint_of_it_is_refused(how, message, tmp_path, monkeypatch):
     monkeypatch.setenv('SYNTHDEPTH_ACCEPT_LICENCE', '1')
     folder, more = tmp_path/'x', {}
     make().save(folder)
-    file = folder/'model.safetensors'
-    if damage == 'truncated': file.write_bytes(file.read_bytes()[:5000])
-    if damage == 'pickle':
-        torch.save(load_file(file), folder/'pytorch_model.bin')
-        file.unlink()
-    if damage == 'renamed':
-        state = load_file(file)
-        state['head.layers.4.kernel'] = state.pop('head.layers.4.weight')
-        save_file(state, file, metadata=dict(format='pt'))
-    if damage == 'other':
+    damage(folder, how, 'head.layers.4.weight')
+    if how == 'other':
         config = json.loads((folder/'config.json').read_text())
         (folder/'config.json').write_text(json.dumps({**config, 'model_type': 'dpt'}))
-    if damage == 'empty':
-        for p in folder.iterdir(): p.unlink()
-    if damage == 'settings': more = dict(fusion_hidden_size=8)
+    if how == 'settings': more = dict(fusion_hidden_size=8)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as e:
         create_model('depth-pro', folder, **more)
-    assert str(folder) in str(e.value) or damage == 'settings'
+    assert str(folder) in str(e.value) or how == 'settings'
 
 
 def test_offline_it_says_what_it_wants_and_how_to_fetch_it(monkeypatch):

@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from torch.nn import functional as F
+from small import BEIT, DEPTH_ANYTHING, DPT, DPT_BEIT, DPT_HYBRID, WIDTHS, damage
 from toy import write_synthdepth
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation, DPTImageProcessor
 
@@ -15,28 +15,11 @@ from synthdepth.models.dpt import ROWS
 from synthdepth.models.hub import LicenceError
 from synthdepth.training import finetune, make_recipe
 
-DINO = dict(model_type='dinov2', image_size=70, hidden_size=32, num_hidden_layers=4, patch_size=14,
-            num_attention_heads=4, out_indices=[1, 2, 3, 4], reshape_hidden_states=False)
-BEIT = dict(model_type='beit', image_size=64, hidden_size=32, intermediate_size=64, patch_size=16,
-            num_hidden_layers=4, num_attention_heads=4, use_relative_position_bias=True,
-            reshape_hidden_states=False, out_features=['stage1', 'stage2', 'stage3', 'stage4'])
-BIT = dict(model_type='bit', global_padding='same', layer_type='bottleneck', depths=[1, 1, 1],
-           out_features=['stage1', 'stage2', 'stage3'], embedding_dynamic_padding=True,
-           hidden_sizes=[8, 16, 16], num_groups=2)
-WIDTHS = dict(neck_hidden_sizes=[8, 16, 16, 32], fusion_hidden_size=16)
-DEPTH_ANYTHING = dict(backbone_config=DINO, reassemble_hidden_size=32, **WIDTHS)
 SMALL = {
-    'depth-anything-v2-small': DEPTH_ANYTHING,
-    'depth-anything-v2-base': DEPTH_ANYTHING,
+    'depth-anything-v2-small': DEPTH_ANYTHING, 'depth-anything-v2-base': DEPTH_ANYTHING,
     'depth-anything-v2-small-metric-indoor': DEPTH_ANYTHING,
-    'distill-any-depth-small': DEPTH_ANYTHING,
-    'dpt-large': dict(hidden_size=32, intermediate_size=64, num_hidden_layers=4, image_size=64,
-                      num_attention_heads=4, backbone_out_indices=[0, 1, 2, 3], **WIDTHS),
-    'dpt-beit-base': dict(backbone_config=BEIT, **WIDTHS),
-    'dpt-beit-large-512': dict(backbone_config=BEIT, **WIDTHS),
-    'dpt-hybrid': dict(backbone_config=BIT, backbone_featmap_shape=[1, 16, 4, 4], hidden_size=32,
-                       intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-                       image_size=64, patch_size=16, backbone_out_indices=[0, 1, 2, 3], **WIDTHS)}
+    'distill-any-depth-small': DEPTH_ANYTHING, 'dpt-large': DPT, 'dpt-beit-base': DPT_BEIT,
+    'dpt-beit-large-512': DPT_BEIT, 'dpt-hybrid': DPT_HYBRID}
 METRIC = 'depth-anything-v2-small-metric-indoor'
 
 
@@ -173,29 +156,19 @@ def test_a_restricted_licence_must_be_accepted_once(tmp_path, capsys):
     assert '"accept_licence": true' in (tmp_path/'mine'/'model.json').read_text()
 
 
-@pytest.mark.parametrize('damage, message', [
+@pytest.mark.parametrize('how, message', [
     ('truncated', 'damaged or cut short'),
     ('pickle', r'its weights are a pickle \(pytorch_model.bin\)'),
     ('renamed', 'lacks 1 tensors, first'), ('other', "holds a 'dpt' model"),
     ('empty', 'not a complete checkpoint'), ('settings', 'brings its own settings')])
-def test_what_is_no_checkpoint_of_it_is_refused_in_one_line(damage, message, tmp_path):
+def test_what_is_no_checkpoint_of_it_is_refused_in_one_line(how, message, tmp_path):
     name, folder, more = 'depth-anything-v2-small', tmp_path/'x', {}
-    make('dpt-beit-base' if damage == 'other' else name).save(folder)
-    file = folder/'model.safetensors'
-    if damage == 'truncated': file.write_bytes(file.read_bytes()[:5000])
-    if damage == 'pickle':
-        torch.save(load_file(file), folder/'pytorch_model.bin')
-        file.unlink()
-    if damage == 'renamed':
-        state = load_file(file)
-        state['head.conv3.kernel'] = state.pop('head.conv3.weight')
-        save_file(state, file, metadata=dict(format='pt'))
-    if damage == 'empty':
-        for p in folder.iterdir(): p.unlink()
-    if damage == 'settings': more = dict(fusion_hidden_size=8)
+    make('dpt-beit-base' if how == 'other' else name).save(folder)
+    damage(folder, how, 'head.conv3.weight')
+    if how == 'settings': more = dict(fusion_hidden_size=8)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as e:
         create_model(name, folder, **more)
-    assert str(folder) in str(e.value) or damage == 'settings'
+    assert str(folder) in str(e.value) or how == 'settings'
 
 
 def test_offline_it_says_what_it_wants_and_how_to_fetch_it(monkeypatch):

@@ -22,12 +22,7 @@ ZOE = dict(backbone_config=BEIT, neck_hidden_sizes=[8, 16, 16, 32], fusion_hidde
 CONFIGS = dict(tiny={}, zoedepth=ZOE, core=ZOE, fastdepth={})
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')

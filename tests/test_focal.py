@@ -21,12 +21,7 @@ from synthdepth.training.batches import apply_changes, draw_changes
 from synthdepth.training.recipes import make_recipe
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def edit_lines(root, change):

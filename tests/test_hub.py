@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import GLPN, ZOEDEPTH
 from test_dpt import SMALL as DPT
-from test_models import GLPN, ZOE
 
 from synthdepth.models import create_model, load_model, model_names
 from synthdepth.models.hub import ACCEPT, LicenceError, pinned, read_tensors, say_once, where_from
@@ -20,7 +20,7 @@ from synthdepth.training import make_recipe, start_model
 from synthdepth.training.record import describe_run
 
 COMMIT = '0123456789abcdef'*2 + '01234567'
-ROWS = {'zoedepth': ZOE, 'glpn-nyu': GLPN, 'dpt-large': DPT['dpt-large'],
+ROWS = {'zoedepth': ZOEDEPTH, 'glpn-nyu': GLPN, 'dpt-large': DPT['dpt-large'],
         'depth-anything-v2-small': DPT['depth-anything-v2-small']}
 each = pytest.mark.parametrize('name', ROWS)
 

@@ -15,12 +15,7 @@ from synthdepth.training import make_optimizer, make_recipe
 SMALL = dict(size=(48, 64), widths=(8, 8, 8))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def make(**more):

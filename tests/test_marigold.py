@@ -3,25 +3,17 @@ import torch
 
 pytest.importorskip('diffusers')
 from diffusers import MarigoldDepthPipeline
+from small import MARIGOLD
 
 from synthdepth.models import create_model, encoder_key, load_model, picture_noise
 from synthdepth.models.features import frozen_stage
 
-SMALL = dict(
-    unet=dict(block_out_channels=[8, 8], layers_per_block=1, norm_num_groups=4,
-              cross_attention_dim=8, attention_head_dim=4,
-              down_block_types=['CrossAttnDownBlock2D', 'DownBlock2D'],
-              up_block_types=['UpBlock2D', 'CrossAttnUpBlock2D']),
-    vae=dict(block_out_channels=[8, 8], layers_per_block=1, norm_num_groups=4,
-             down_block_types=['DownEncoderBlock2D']*2, up_block_types=['UpDecoderBlock2D']*2),
-    text=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
-              vocab_size=8, eos_token_id=1, bos_token_id=0))
 NAMES = 'marigold', 'marigold-e2e'
 
 
 def make(name, **config):
     torch.manual_seed(0)
-    return create_model(name, 'none', **{'processing_resolution': 32, **SMALL, **config})
+    return create_model(name, 'none', **MARIGOLD | dict(processing_resolution=32) | config)
 
 
 def labels(n):
@@ -142,8 +134,8 @@ def test_training_on_cached_latents_is_training(tmp_path):
 
 
 def test_adapters_need_attention(tmp_path):
-    unet = dict(SMALL['unet'], down_block_types=['DownBlock2D']*2, up_block_types=['UpBlock2D']*2,
-                mid_block_type=None)
+    unet = dict(MARIGOLD['unet'], down_block_types=['DownBlock2D']*2,
+                up_block_types=['UpBlock2D']*2, mid_block_type=None)
     with pytest.raises(ValueError, match='lora is 2, but its UNet2DConditionModel has no att') as e:
         make('marigold-e2e', unet=unet, lora=2)
     assert '\n' not in str(e.value)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small import GLPN, ROUTED, TWO_HEADS, ZOEDEPTH
 
 from synthdepth import models
 from synthdepth.models import create_model, freeze, load_model, load_weights, parameters_in
@@ -12,32 +13,12 @@ from synthdepth.models import WEIGHTS, save_weights, unfreeze
 from synthdepth.models.registry import _builders
 from synthdepth.models.tiny import log_binomial
 
-BEIT = dict(model_type='beit', image_size=384, hidden_size=32, intermediate_size=64,
-            num_hidden_layers=4,
-            num_attention_heads=4, use_relative_position_bias=True, reshape_hidden_states=False,
-            out_features=['stage1', 'stage2', 'stage3', 'stage4'])
-ZOE = dict(backbone_config=BEIT, neck_hidden_sizes=[8, 16, 16, 32], fusion_hidden_size=16,
-           bottleneck_features=16,
-           bin_embedding_dim=16, num_relative_features=8)
-TWO_HEADS = dict(bin_configurations=[dict(name='nyu', n_bins=64, min_depth=1e-3, max_depth=10.),
-                                     dict(name='kitti', n_bins=64, min_depth=1e-3, max_depth=80.)],
-                 num_patch_transformer_layers=4, patch_transformer_hidden_size=128,
-                 bottleneck_features=128,
-                 patch_transformer_intermediate_size=32, patch_transformer_num_attention_heads=4,
-                 fusion_hidden_size=128)
-GLPN = dict(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1, 1, 2, 2],
-            decoder_hidden_size=8)
-CONFIGS = {'tiny': dict(size=(64, 96)), 'fastdepth': {}, 'zoedepth': ZOE, 'glpn-nyu': GLPN,
+CONFIGS = {'tiny': dict(size=(64, 96)), 'fastdepth': {}, 'zoedepth': ZOEDEPTH, 'glpn-nyu': GLPN,
            'timm:mobilenetv3_small_050': dict(size=(64, 96))}
 BATCH_NORM = torch.nn.BatchNorm2d
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def make(name, **config):
@@ -507,11 +488,10 @@ def test_two_domains_by_name_and_no_depth_below_a_millimetre():
 def test_the_choice_of_domain_is_trained():
     "The router learns to send far scenes to the other head, which depth alone cannot teach it."
     torch.manual_seed(0)
-    model = create_model('zoedepth-nk', 'none', **ZOE | {
-        k: v for k, v in TWO_HEADS.items() if k != 'bin_configurations'})
+    model = create_model('zoedepth-nk', 'none', **ROUTED)
     model.processor.size = type(model.processor.size)(height=96, width=96)
     assert model.published['lr'] == 2.512e-4 and model.published['epochs'] == 5
-    assert create_model('zoedepth', 'none', **ZOE).published['lr'] == 1.61e-4
+    assert create_model('zoedepth', 'none', **ZOEDEPTH).published['lr'] == 1.61e-4
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim > 1: p.normal_(std=2/p[0].numel()**.5)
@@ -538,8 +518,7 @@ def test_the_choice_of_domain_is_trained():
 
 
 def test_without_labels_there_is_no_domain_to_learn():
-    model = create_model('zoedepth-nk', 'none', **ZOE | {
-        k: v for k, v in TWO_HEADS.items() if k != 'bin_configurations'})
+    model = create_model('zoedepth-nk', 'none', **ROUTED)
     nothing = torch.zeros(2, 64, 64)
     found = model(pictures(2, 64, 64), labels=dict(
         depth=nothing, valid=torch.stack([nothing[0] > 0, nothing[0] == 0]), seed=torch.arange(2)))

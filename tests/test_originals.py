@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_dpt import DEPTH_ANYTHING, make, smooth
-from test_models import TWO_HEADS, ZOE, pictures
+from small import ROUTED, ZOEDEPTH
+from test_models import pictures
 
 from synthdepth.models import create_model, load_model
 
@@ -94,8 +95,8 @@ def zoe_file(name, folder, path, wrapped=True):
     return state
 
 
-ZOES = {'zoedepth-n': ZOE, 'zoedepth-k': ZOE,
-        'zoedepth-nk': ZOE | {k: v for k, v in TWO_HEADS.items() if k != 'bin_configurations'}}
+ZOES = {'zoedepth-n': ZOEDEPTH, 'zoedepth-k': ZOEDEPTH,
+        'zoedepth-nk': ROUTED}
 
 
 def random_zoe(name):
@@ -128,16 +129,17 @@ def test_a_tensor_too_few_or_too_many_is_named(tmp_path):
     lost = 'attractors.2._net.0.weight'
     torch.save({k: v for k, v in state.items() if k != lost}, file)
     with pytest.raises(ValueError, match='lacks 1 tensors, first metric_head.attractors.2.conv1'):
-        create_model(name, file, **ZOE)
+        create_model(name, file, **ZOEDEPTH)
     torch.save(state | {'core.prep.extra': torch.ones(1)}, file)
     with pytest.raises(ValueError, match='1 tensors that the model lacks, first core.prep.extra'):
-        create_model(name, file, **ZOE)
+        create_model(name, file, **ZOEDEPTH)
     torch.save(state | {lost: torch.ones(5, 16, 1, 1)}, file)
-    with pytest.raises(ValueError, match='of other shapes') as e: create_model(name, file, **ZOE)
+    with pytest.raises(ValueError, match='of other shapes') as e:
+        create_model(name, file, **ZOEDEPTH)
     assert '\n' not in str(e.value)
     file.write_bytes(file.read_bytes()[:4000])
     with pytest.raises(ValueError, match='ZoeD_M12_N.pt is damaged or cut short'):
-        create_model(name, file, **ZOE)
+        create_model(name, file, **ZOEDEPTH)
 
 
 def anything_file(folder, path):
