@@ -48,6 +48,9 @@ $(INSTALLED): settings.ini setup.py pyproject.toml
 	@# The inspector is tested in a real browser; without one those tests are skipped.
 	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  (apt-get update -qq && apt-get install -y -qq chromium) >/dev/null 2>&1 || echo 'chromium could not be installed; browser tests are skipped'; fi
+	@# Jobs are tested on a real SLURM that the tests start; without it those tests are skipped.
+	@if ! PATH="$$PATH:/usr/sbin" command -v slurmctld >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  (apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client munge) >/dev/null 2>&1 || echo 'SLURM could not be installed; its tests are skipped'; fi
 	@touch $@
 
 clean:  ## remove what the demo and the tests made
