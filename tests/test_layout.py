@@ -10,10 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'synthdepth'
-CHAPTERS = [p.name[2:] for p in sorted((ROOT/'nbs').glob('[0-9]_*'))]
 SHARED = ('errors', 'files', 'camera', 'colour', 'machine', 'signals')  # all may read them
 MODULES = [p for p in sorted(PACKAGE.rglob('*.py')) if p.name not in ('__init__.py', '_modidx.py')]
 NOTEBOOKS = sorted((ROOT/'nbs').glob('**/[0-9]*.ipynb'))
+EXPORTED = [found[1] for path in NOTEBOOKS if (found := re.search(
+    r'#\| default_exp ([\w.]+)', path.read_text(encoding='utf-8')))]  # modules, in reading order
+CHAPTERS = list(dict.fromkeys(name.split('.')[0] for name in EXPORTED if '.' in name))  # packages
 COLUMNS = 100
 
 
@@ -47,7 +49,7 @@ def test_a_chapter_imports_only_what_stands_before_it(path):
             continue
         assert not rest, f'{what}: what a chapter offers others stands in its package'
         if chapter is None: assert name_of(path) not in SHARED or first in SHARED, what
-        elif first not in SHARED:
+        elif first in CHAPTERS:
             assert first in CHAPTERS[:CHAPTERS.index(chapter)], f'{what}, which comes later'
 
 
@@ -62,10 +64,7 @@ def test_no_circle_of_imports():
 
 
 def test_modules_follow_the_order_of_their_notebooks():
-    order = {}
-    for path in NOTEBOOKS:
-        found = re.search(r'#\| default_exp ([\w.]+)', path.read_text(encoding='utf-8'))
-        if found: order[found[1]] = len(order)
+    order = {name: number for number, name in enumerate(EXPORTED)}
     for path in MODULES:
         for module, _ in imports(path):
             if module in order:
@@ -112,6 +111,15 @@ def test_cells_are_short_and_followed_by_lessons(path):
         assert in_a_row < 3, f'three exported cells and no lesson, up to:\n{source[:200]}'
 
 
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: f'{p.parent.name}/{p.stem}')
+def test_what_should_fail_is_tried(path):
+    "fastcore's `expect_fail` is a context: called with a function it would assert nothing."
+    for source in code_cells(path):
+        for node in ast.walk(ast.parse(re.sub(r'(?m)^[%!].*$', '', source))):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                assert getattr(node.value.func, 'id', '') != 'expect_fail', source
+
+
 def test_cells_in_all():
     cells = [source for path in NOTEBOOKS for source in code_cells(path)]
     exported = [lines(s) for s in cells if kind(s) == 'export']
@@ -142,9 +150,12 @@ def public_functions(module):
                 yield f'{name}.{method}', function
 
 
-@pytest.mark.parametrize('path', [p for p in MODULES if p.stem != 'cli'], ids=name_of)
+DESCRIBED = [p for p in MODULES if not p.stem.endswith('cli')]
+
+
+@pytest.mark.parametrize('path', DESCRIBED, ids=name_of)
 def test_every_public_parameter_is_described(path):
-    "cli describes its parameters to typer."
+    "The command lines describe theirs to typer."
     from fastcore.docments import docments
     module, missing = __import__(f'synthdepth.{name_of(path)}', fromlist=['x']), []
     for name, function in public_functions(module):
