@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-import psutil
-
 from .errors import SynthdepthError
 
 # %% ../nbs/05_machine.ipynb #2ae5a2a9
@@ -81,6 +79,7 @@ def free_memory(
     root: str | Path = '/',  # where proc and sys are
 ) -> int:                    # bytes
     "What this process may still take: by the machine and by its control groups."
+    import psutil  # compiled: where nothing may be executed, it cannot be imported
     groups = control_groups(root, 'memory')
     left = min(map(memory_left, groups), default=math.inf)
     return int(max(0, min(left, psutil.virtual_memory().available)))

@@ -5,6 +5,11 @@ __all__ = ['BY_SIGNAL', 'Stopped', 'KernelDied', 'NotebookError', 'translate', '
            'is_parameter', 'name_and_default', 'check_parameters', 'as_written', 'execute', 'first_process',
            'parse_value', 'read_values', 'lines_for_a_log', 'run_notebook_command', 'notebook_path', 'run_notebook']
 
+# %% ../nbs/8_commands/01_runner.ipynb #51a3d4c8
+from .signals import RESUME, Watch, stop_on_signals
+
+if __name__ == '__main__' and '__file__' in globals(): stop_on_signals()
+
 # %% ../nbs/8_commands/01_runner.ipynb #5bd6c071
 import argparse
 import ast
@@ -18,7 +23,6 @@ from typing import TextIO
 
 from .errors import SynthdepthError
 from .machine import OWN_KERNEL, check_writable, missing_variables, settle
-from .training import RESUME, Watch
 
 # %% ../nbs/8_commands/01_runner.ipynb #2b174d41
 class Stopped(SynthdepthError, RuntimeError):

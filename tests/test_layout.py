@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'synthdepth'
 CHAPTERS = [p.name[2:] for p in sorted((ROOT/'nbs').glob('[0-9]_*'))]
-SHARED = ('errors', 'files', 'camera', 'colour', 'machine')  # all may read them
+SHARED = ('errors', 'files', 'camera', 'colour', 'machine', 'signals')  # all may read them
 MODULES = [p for p in sorted(PACKAGE.rglob('*.py')) if p.name not in ('__init__.py', '_modidx.py')]
 NOTEBOOKS = sorted((ROOT/'nbs').glob('**/[0-9]*.ipynb'))
 COLUMNS = 100

@@ -14,7 +14,8 @@ import torch
 from bench_resume import toy  # noqa: F401  registers the model 'toy'
 from toy import write_synthdepth
 
-from synthdepth.training import FinetuneError, Interrupted, Watch, list_checkpoints, finetune
+from synthdepth.signals import Interrupted, Watch
+from synthdepth.training import FinetuneError, finetune, list_checkpoints
 from synthdepth.training import make_recipe, read_state
 from synthdepth.models import create_model
 

@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'recipes': ['RECIPES', 'RUN', 'FinetuneError', 'Recipe', 'make_recipe', 'make_splits',
         'recipe_protocol', 'refuse_unknown', 'start_model'],
     'freezing': ['apply_freezing', 'make_optimizer'],
-    'signals': ['RESUME', 'Interrupted', 'Watch'],
     'checkpoints': ['list_checkpoints', 'load_checkpoint', 'read_state'],
     'processes': ['choose_precision', 'start_accelerator'],
     'batches': ['train_batches'],
