@@ -155,10 +155,10 @@ def partition_row(
             str(found['nodes']), stopped[found.get('preemptible')],
             ', '.join(f'{n} {gpu}' for gpu, n in gpus.items()) or '-')
 
-# %% ../../nbs/8_commands/12_about.ipynb #a1a4b421
+# %% ../../nbs/8_commands/12_about.ipynb #2cb02af0
 SHOWN = dict(  # setting -> what it is
     KillWait='between SIGTERM and SIGKILL', PreemptType='what decides who gives way',
-    PreemptMode='what becomes of who gives way', MaxArraySize='one more than tasks of an array')
+    PreemptMode='what becomes of who gives way', MaxArraySize='tasks of an array, at most')
 HEAD = ('partition', 'time limit', 'default', 'nodes', 'stopped for others', 'GPUs')
 
 

@@ -13,6 +13,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'memory': ['recompute_activations'],
     'record': ['data_fingerprint'],
     'finetuning': ['finetune', 'plot_loss'],
-    'runs': ['list_runs', 'run_state'],
+    'runs': ['list_runs', 'run_files', 'run_row', 'run_state'],
     'conformance': ['CHECKS', 'LEARNING', 'check_model'],
 })
