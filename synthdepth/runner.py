@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['BY_SIGNAL', 'KERNEL_OPTIONS', 'Stopped', 'KernelDied', 'NotebookError', 'translate', 'forward_to', 'own_kernel',
            'parameters_of', 'is_parameter', 'name_and_default', 'check_parameters', 'as_written', 'run_folder',
-           'hold_for', 'execute', 'first_process', 'run_in_kernel', 'parse_value', 'read_values', 'lines_for_a_log',
+           'hold_for', 'run_in_kernel', 'execute', 'first_process', 'parse_value', 'read_values', 'lines_for_a_log',
            'run_notebook_command', 'notebook_path', 'run_notebook']
 
 # %% ../nbs/8_commands/01_runner.ipynb #51a3d4c8
@@ -152,36 +152,17 @@ def hold_for(
     check_writable(folder).mkdir(parents=True, exist_ok=True)
     return hold(folder, 'training', seconds=LOCK_SECONDS)
 
-# %% ../nbs/8_commands/01_runner.ipynb #0e683684
+# %% ../nbs/8_commands/01_runner.ipynb #d305ff18
 KERNEL_OPTIONS = ['--log-level=ERROR', '--HistoryManager.enabled=False']
 
 
-def execute(
-    notebook: str | Path,            # file
-    copy: str | Path | None = None,  # file for the executed copy; None keeps none
-    parameters: dict = {},           # of its `parameters` cell
-    log: TextIO | None = None,       # open text file that gets what the notebook prints
-):                                   # the executed notebook, an nbformat node
-    "Run a notebook through papermill; Stopped, KernelDied or NotebookError if it does not end."
-    check_parameters(notebook, parameters)
-    if not first_process(): return run_in_kernel(own_kernel(), notebook, None, parameters, None)
-    with hold_for(notebook, parameters) as lock:
-        if copy: check_writable(Path(copy).parent).mkdir(parents=True, exist_ok=True)
-        return run_in_kernel(own_kernel(lock), notebook, copy, parameters, log)
-
-
-def first_process() -> bool:
-    "Is this the only process of a run, or the first of several?"
-    return not int(os.environ.get('RANK', 0))
-
-
 def run_in_kernel(
-    manager,                   # AsyncKernelManager, not yet started
-    notebook: str | Path,      # file
-    copy: str | Path | None,   # file for the executed copy; None keeps none
-    parameters: dict,          # of its `parameters` cell
-    log: TextIO | None,        # open text file that gets what the notebook prints
-):                             # the executed notebook, an nbformat node
+    manager,                  # AsyncKernelManager, not yet started
+    notebook: str | Path,     # file
+    copy: str | Path | None,  # file for the executed copy; None keeps none
+    parameters: dict,         # of its `parameters` cell
+    log: TextIO | None,       # open text file that gets what the notebook prints
+):                            # the executed notebook, an nbformat node
     "Run a notebook; afterwards there is no kernel."
     import papermill
     from jupyter_core.utils import run_sync
@@ -203,6 +184,25 @@ def run_in_kernel(
             raise translate(KernelDied(), watch.caught, copy) from None
         finally:
             if manager.has_kernel: run_sync(manager.shutdown_kernel)(now=True)
+
+# %% ../nbs/8_commands/01_runner.ipynb #68fbbea5
+def execute(
+    notebook: str | Path,            # file
+    copy: str | Path | None = None,  # file for the executed copy; None keeps none
+    parameters: dict = {},           # of its `parameters` cell
+    log: TextIO | None = None,       # open text file that gets what the notebook prints
+):                                   # the executed notebook, an nbformat node
+    "Run a notebook through papermill; Stopped, KernelDied or NotebookError if it does not end."
+    check_parameters(notebook, parameters)
+    if not first_process(): return run_in_kernel(own_kernel(), notebook, None, parameters, None)
+    with hold_for(notebook, parameters) as lock:
+        if copy: check_writable(Path(copy).parent).mkdir(parents=True, exist_ok=True)
+        return run_in_kernel(own_kernel(lock), notebook, copy, parameters, log)
+
+
+def first_process() -> bool:
+    "Is this the only process of a run, or the first of several?"
+    return not int(os.environ.get('RANK', 0))
 
 # %% ../nbs/8_commands/01_runner.ipynb #8f0b088a
 def parse_value(

@@ -147,7 +147,7 @@ def watch_parent(
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../../nbs/1_scenes/14_write.ipynb #f9d09159
+# %% ../../nbs/1_scenes/14_write.ipynb #c575d1e3
 def start_worker(
     parent: int,                      # process id
     meshes: str | Path | None,        # folder of the user's own files
@@ -162,7 +162,7 @@ def start_worker(
         import drjit as dr
         dr.set_thread_count(1)
 
-# %% ../../nbs/1_scenes/14_write.ipynb #5ab744a1
+
 def enter_worker(
     *arguments,  # of `start_worker`
 ):
@@ -170,7 +170,7 @@ def enter_worker(
     ignore_signals()
     start_worker(*arguments)
 
-
+# %% ../../nbs/1_scenes/14_write.ipynb #16ba2aaf
 def start_workers(
     jobs: list[SceneJob],  # at least one
     workers: int,          # processes, 2 or more

@@ -7,7 +7,7 @@ __all__ = ['MANY', 'hold_run', 'laid_out', 'settled', 'open_pairs', 'look_at_pix
            'say_left_out', 'precision_name', 'open_run', 'wrap_again', 'is_finished', 'leave_best', 'copy_weights',
            'check_moved']
 
-# %% ../../nbs/5_training/11_opening.ipynb #2c2086b3
+# %% ../../nbs/5_training/11_opening.ipynb #3cd3b26a
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,7 +27,7 @@ from .freezing import make_optimizer
 from .memory import batch_of_all, keep_features, recompute_activations
 from .processes import first_decides, synchronised
 from .recipes import FinetuneError, Recipe
-from .record import Progress, cannot_write
+from .record import Progress, cannot_write, count_starts
 from .run import Options, Run, say_status
 from .state import State, read_progress
 
@@ -162,7 +162,7 @@ def precision_name(
     "The precision as a recipe calls it."
     return 'fp32' if accelerator.mixed_precision == 'no' else accelerator.mixed_precision
 
-# %% ../../nbs/5_training/11_opening.ipynb #0ea935f0
+# %% ../../nbs/5_training/11_opening.ipynb #2a93c379
 @contextmanager
 def open_run(
     folder: Path,                  # run folder, begun
@@ -196,7 +196,7 @@ def open_run(
             progress = show_progress(kind, state, recipe, len(usable['train']), where)
             if accelerator.is_main_process: say_left_out(progress, found, recipe)
             run = Run(folder, name, recipe, options, accelerator, model, net, optimizer, pairs,
-                      watch, progress, state, usable=usable)
+                      watch, progress, state, usable=usable, starts=count_starts(folder))
             try: yield run
             finally: progress.bar.close()
 
