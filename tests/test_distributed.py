@@ -117,8 +117,9 @@ def test_a_refusal_reaches_every_process(runs, tmp_path):
 
 
 def test_the_notebook_in_two_processes(tmp_path):
-    "Without data: the first process renders, both train, and the record is read in both."
-    quick = dict(epochs=1, height=48, width=64, batch_size=4)
+    """Without data: the first process renders, both train, and the record is read in both. The
+    first one holds the run folder, and hands it to its kernel; each ends with 0."""
+    quick = dict(out=tmp_path/'run', epochs=1, height=48, width=64, batch_size=4)
     options = [x for k, v in quick.items() for x in ('-p', k, v)]
     copy = tmp_path/'copy.ipynb'
     p = launch(TORCHRUN, '-m', 'synthdepth.runner', notebook_path('finetune'), copy,
@@ -126,3 +127,4 @@ def test_the_notebook_in_two_processes(tmp_path):
     out, err = p.communicate(timeout=600)
     assert p.returncode == 0, err[-3000:]
     assert 'on 2 cpu in fp32, from epoch 1, step 0' in out
+    assert json.loads((tmp_path/'run'/'run.json').read_text())['processes'] == 2

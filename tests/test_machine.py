@@ -3,8 +3,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from synthdepth import machine
@@ -62,6 +65,42 @@ def test_slurm_and_machines_that_tell_nothing(eight, tmp_path, monkeypatch):
     assert usable_cores(tmp_path) == 8
 
 
+GB = 2**30
+
+
+@pytest.fixture
+def roomy(monkeypatch):
+    "A machine with 500 GB, in no job."
+    monkeypatch.setattr(psutil, 'virtual_memory', lambda: SimpleNamespace(available=500*GB))
+    monkeypatch.setattr(machine, 'used_memory', lambda: GB)
+    for name in [name for name in os.environ if name.startswith('SLURM_')]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize('job, left', [
+    ({}, 500), (dict(SLURM_MEM_PER_NODE='8192'), 7), (dict(SLURM_MEM_PER_NODE='0'), 500),
+    (dict(SLURM_MEM_PER_CPU='2048', SLURM_CPUS_ON_NODE='6'), 11),
+    (dict(SLURM_MEM_PER_NODE='512'), 0), (dict(SLURM_MEM_PER_NODE='much'), 500)])
+def test_memory_of_a_job(roomy, tmp_path, monkeypatch, job, left):
+    for name, value in job.items(): monkeypatch.setenv(name, value)
+    assert machine.free_memory(tmp_path) == left*GB
+
+
+def test_memory_of_a_job_per_core_that_it_may_use(roomy, eight, tmp_path, monkeypatch):
+    monkeypatch.setenv('SLURM_MEM_PER_CPU', '1024')
+    assert machine.free_memory(tmp_path) == 7*GB
+
+
+def test_children_count_as_used():
+    before = machine.used_memory()
+    code = 'x = bytearray(200*2**20); input()'
+    p = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE)
+    end = time.monotonic() + 20
+    while machine.used_memory() < before + 200*2**20 and time.monotonic() < end: time.sleep(.05)
+    assert machine.used_memory() > before + 200*2**20
+    p.communicate(b'\n')
+
+
 def clean(**changes) -> dict:
     return {k: v for k, v in os.environ.items()
             if k not in ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY')} | changes
@@ -97,6 +136,19 @@ def test_another_kernel_of_that_name_is_not_taken(tmp_path):
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT,
                        env=os.environ | dict(JUPYTER_PATH=str(tmp_path/'jupyter')))
     assert p.stdout.strip() == sys.executable, p.stderr
+
+
+def test_kernels_of_headless_runs_keep_no_history(tmp_path):
+    notebook, home = tmp_path/'show.ipynb', tmp_path/'ipython'
+    show = 'print(get_ipython().history_manager.enabled)'
+    cell = dict(cell_type='code', execution_count=None, id='a', metadata={}, outputs=[],
+                source=show)
+    notebook.write_text(json.dumps(dict(cells=[cell], metadata={}, nbformat=4, nbformat_minor=5)))
+    command = [sys.executable, '-m', 'synthdepth.runner', notebook, tmp_path/'copy.ipynb']
+    p = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
+                       env=os.environ | dict(IPYTHONDIR=str(home)))
+    assert p.stdout.strip() == 'False', p.stderr
+    assert not list(home.rglob('history.sqlite*'))
 
 
 def test_a_home_that_cannot_be_written_is_replaced(tmp_path):

@@ -74,6 +74,24 @@ def test_signal_writes_a_checkpoint_and_stops(folder, tmp_path, monkeypatch, who
     assert torch.equal(train(folder, tmp_path/'run'), whole)
 
 
+def test_the_status_says_job_and_starts(folder, tmp_path, monkeypatch):
+    def said():
+        status = json.loads((tmp_path/'run'/'status.json').read_text())
+        return status['state'], status['job'], status['starts']
+    monkeypatch.delenv('SLURM_JOB_ID', raising=False)
+    for n, job in enumerate((None, '15', '12_3'), 1):
+        if n == 2: monkeypatch.setenv('SLURM_JOB_ID', '15')
+        if n == 3:
+            monkeypatch.setenv('SLURM_ARRAY_JOB_ID', '12')
+            monkeypatch.setenv('SLURM_ARRAY_TASK_ID', '3')
+        with monkeypatch.context() as m:
+            signal_after(3, signal.SIGTERM, m)
+            with pytest.raises(Interrupted): train(folder, tmp_path/'run')
+        assert said() == ('interrupted', job, n)
+    train(folder, tmp_path/'run')
+    assert said() == ('finished', '12_3', 4)
+
+
 def test_signal_while_validating_loses_no_step(folder, tmp_path, monkeypatch, whole):
     import synthdepth.training.steps as module
     real, calls = module.evaluate_batch, []

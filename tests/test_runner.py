@@ -170,6 +170,27 @@ def test_list_of_runs_survives_what_is_broken(tmp_path):
         list_runs(tmp_path/'b'/'none')
 
 
+@pytest.mark.parametrize('said, state', [('RUNNING', 'running'), ('PENDING', 'requeued'),
+                                         ('', 'killed'), ('COMPLETING', 'completing'),
+                                         (None, 'silent')])
+def test_a_batch_system_is_asked_about_runs_elsewhere(tmp_path, said, state):
+    "With an answer nobody waits for two hours; runs of this machine are looked up here."
+    asked, heard = dict(recipe=dict(name='corrected', epochs=3), model='tiny',
+                        data=dict(train='x')), []
+    for name, host, job in (('a', 'elsewhere', '7_1'), ('b', 'elsewhere', None),
+                            ('c', platform.node(), '8')):
+        (tmp_path/name).mkdir()
+        (tmp_path/name/'run.json').write_text(json.dumps(dict(asked=asked)))
+        status = dict(state='running', epoch=0, step=0, time=0, host=host, pid=99999999, job=job)
+        (tmp_path/name/'status.json').write_text(json.dumps(status))
+
+    def queued(job):
+        heard.append(job)
+        return said
+    found = list_runs(tmp_path, queued).state.to_dict()
+    assert found == dict(a=state, b='silent', c='killed') and heard == ['7_1']
+
+
 def test_runs_behind_a_link_are_listed(tmp_path):
     (tmp_path/'disk'/'run').mkdir(parents=True)
     asked = dict(recipe=dict(name='corrected', epochs=3), model='tiny', data=dict(train='x'))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LOOKED_INTO', 'PACKAGES', 'SECONDS', 'git_revision', 'file_bytes', 'data_fingerprint', 'place_of', 'unit_of',
            'describe_run', 'flat_request', 'run_name', 'has_begun', 'cannot_write', 'begin_run', 'keep_record', 'moved',
-           'write_status', 'write_log', 'tensorboard_writer', 'pace', 'Progress']
+           'write_status', 'count_starts', 'write_log', 'tensorboard_writer', 'pace', 'Progress']
 
-# %% ../../nbs/5_training/08_record.ipynb #27db8cb5
+# %% ../../nbs/5_training/08_record.ipynb #68225282
 import csv
 import hashlib
 import json
@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from ..data import DepthData, Member
 from ..errors import disagreements
 from ..files import whole, write_json
+from ..machine import job_name
 from ..models import DepthModel
 from .recipes import FinetuneError, Recipe, predicts_of
 from .recipes import recipe_objective, recipe_protocol
@@ -178,17 +179,27 @@ def moved(
     name, asked = stored.get('name') or run_name(stored['asked']), stored['asked']
     return stored | dict(name=name, asked=asked | dict(data=data) if data else asked)
 
-# %% ../../nbs/5_training/08_record.ipynb #73b0ae56
+# %% ../../nbs/5_training/08_record.ipynb #6e955ab2
 def write_status(
     run: Path,          # run folder
     word: str,          # 'running', 'interrupted', 'failed' or 'finished'
     epoch: int,         # epochs that are done
     step: int,          # optimiser steps done in the next one
     message: str = '',  # what a person should know
+    starts: int = 1,    # how often the run was started
 ):
     "Say how a run stands."
     write_json(run/'status.json', dict(state=word, message=message, epoch=epoch, step=step,
-               time=time.time(), host=platform.node(), pid=os.getpid()))
+               time=time.time(), host=platform.node(), pid=os.getpid(), job=job_name(),
+               starts=starts))
+
+
+def count_starts(
+    run: Path,  # run folder
+) -> int:       # 1 or more
+    "How often the run was started, with this time."
+    try: return json.loads((run/'status.json').read_text(encoding='utf-8')).get('starts', 1) + 1
+    except (OSError, ValueError): return 1
 
 # %% ../../nbs/5_training/08_record.ipynb #25b00cd3
 def write_log(

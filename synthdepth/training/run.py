@@ -59,7 +59,7 @@ def check_options(
     for name, (fine, expected) in checks.items():
         if not fine: raise FinetuneError(f'{name} is {getattr(o, name)!r}; expected {expected}')
 
-# %% ../../nbs/5_training/10_run.ipynb #ba7116f7
+# %% ../../nbs/5_training/10_run.ipynb #2ea5a742
 @dataclass
 class Run:
     "A fine-tune under way."
@@ -78,6 +78,7 @@ class Run:
     generator: torch.Generator = field(default_factory=torch.Generator)  # of changes to pictures
     saved: float = field(default_factory=time.monotonic)                 # when, last
     usable: dict[str, Sequence[int]] = field(default_factory=dict)  # pictures that count; or all
+    starts: int = 1                  # how often it was started
 
     @property
     def first(self) -> bool:
@@ -100,14 +101,15 @@ def seed_changes(
     if kept := run.state.part.changes:
         run.generator.set_state(torch.tensor(list(bytes.fromhex(kept)), dtype=torch.uint8))
 
-# %% ../../nbs/5_training/10_run.ipynb #7b81bd4d
+# %% ../../nbs/5_training/10_run.ipynb #ebc97f5c
 def say_status(
     run: Run,           # under way
     word: str,          # 'running', 'interrupted', 'failed' or 'finished'
     message: str = '',  # what a person should know
 ):
     "The first process says how the run stands."
-    if run.first: write_status(run.folder, word, run.state.epoch, run.state.part.step, message)
+    done = run.state.epoch, run.state.part.step
+    if run.first: write_status(run.folder, word, *done, message, run.starts)
 
 # %% ../../nbs/5_training/10_run.ipynb #29ed3756
 def save_run(
