@@ -19,7 +19,8 @@ setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description
       if Path('README.md').exists() else '',
       long_description_content_type='text/markdown',
       packages=find_packages(include=['synthdepth', 'synthdepth.*']),
-      package_data={'synthdepth.models': ['weights/*'], 'synthdepth.inspector': ['static/*']},
+      package_data={'synthdepth': ['profiles/*'], 'synthdepth.models': ['weights/*'],
+                    'synthdepth.inspector': ['static/*']},
       data_files=[(f'share/synthdepth/{chapter}', sorted(map(str, chapter.glob('*.ipynb'))))
                   for chapter in [Path('nbs'), *sorted(Path('nbs').glob('[0-9]_*'))]],
       install_requires=lines('requirements'),

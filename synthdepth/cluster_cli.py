@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['REST', 'jobs_app', 'kernel_app', 'submit_command', 'ListByDefault', 'follow_job', 'jobs_command', 'log_command',
-           'cancel_command', 'about_command', 'kernel_group', 'kernel_command']
+           'cancel_command', 'about_command', 'collect_command', 'kernel_group', 'kernel_command']
 
-# %% ../nbs/8_commands/16_cluster_cli.ipynb #58246858
+# %% ../nbs/8_commands/16_cluster_cli.ipynb #68dd5209
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from .cli import app
-from .cluster import ask_slurm, cancel, chosen_rows
+from .cluster import ask_slurm, cancel, chosen_rows, collect
 from .cluster import describe_cluster, follow_log, install_kernel, job_rows, load_profile
 from .cluster import show_rows, submit
 
@@ -111,6 +111,15 @@ def about_command(
 ):
     "What this cluster says of itself, and where the profile disagrees."
     print(describe_cluster(load_profile(on), ask_slurm))
+
+# %% ../nbs/8_commands/16_cluster_cli.ipynb #0ead9c18
+@app.command('collect')
+def collect_command(
+    folder: Annotated[Path, typer.Argument(help='of a sweep')],
+):
+    "The tables and logs of a sweep's runs as one CSV and one markdown table."
+    collect(folder)
+    print((folder/'sweep.md').read_text(encoding='utf-8'))
 
 # %% ../nbs/8_commands/16_cluster_cli.ipynb #b582917e
 kernel_app = typer.Typer(no_args_is_help=True, help='This environment in JupyterLab.')

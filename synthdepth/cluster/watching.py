@@ -3,18 +3,20 @@
 # %% auto #0
 __all__ = ['ORDER', 'HEADS', 'COLOURS', 'BOX', 'LEFT', 'HEAD', 'count_states', 'labels_of', 'cells_of', 'jobs_html',
            'first_choice', 'monitor_of', 'Parts', 'make_parts', 'fill', 'show_curves', 'JobWidget', 'begin',
-           'display_jobs']
+           'display_jobs', 'jobs']
 
-# %% ../../nbs/8_commands/14_watching.ipynb #536ff0fd
+# %% ../../nbs/8_commands/14_watching.ipynb #a18cd5f5
 import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from html import escape
+from pathlib import Path
 
-from .listing import JobRow, last_words, show_rows
+from .listing import JobRow, job_rows, last_words, show_rows
 from .profiles import ClusterError
 from .slurm import BETWEEN
 
@@ -207,3 +209,11 @@ def display_jobs(
     display({'text/html': html, 'text/plain': show_rows(view.rows)}, raw=True)
     chosen = first_choice(view.rows)
     if chosen is not None and (monitor := monitor_of(view.rows[chosen])): display(monitor)
+
+# %% ../../nbs/8_commands/14_watching.ipynb #92e5397f
+def jobs(
+    folder: str | Path,    # a run folder, a sweep's, one that holds many, or a submission's own
+    follow: bool = False,  # a widget that looks again and again, in place of the rows
+) -> list[JobRow] | JobWidget:
+    "How the jobs below a folder stand; ClusterError where there is no such folder."
+    return JobWidget(partial(job_rows, folder)) if follow else job_rows(folder)
