@@ -17,11 +17,12 @@ def disagreements(
     found: dict,        # what a folder says about itself
     wanted: dict,       # what was asked for
     longest: int = 60,  # characters of a value that are shown
+    now: str = 'asked for',  # or 'here': what the second value is
 ) -> str:               # '' where all values agree
     "Every key whose values differ: 'key: found there, wanted asked for; ...'."
     said = []
     for key in sorted(found.keys() | wanted.keys()):
         there, asked = found.get(key), wanted.get(key)
         if there != asked:
-            said.append(f'{key}: {str(there)[:longest]} there, {str(asked)[:longest]} asked for')
+            said.append(f'{key}: {str(there)[:longest]} there, {str(asked)[:longest]} {now}')
     return '; '.join(said)

@@ -25,11 +25,11 @@ from .dataset import Capture, DepthData
 from .native import Listing, layout, open_native, points_outside, read_info
 from .native import read_line, to_data
 from .stored import DataError, Member
-from ..files import files_below, whole_folder, write_json
+from ..files import SUBMISSIONS, files_below, whole_folder, write_json
 
 # %% ../../nbs/2_data/08_shards.ipynb #5dd104c6
 _NAMES = ('.*', '~$*', '[Tt]humbs.db', 'desktop.ini', '*.part')
-IGNORED = (*_NAMES, *(f'*/{name}' for name in _NAMES))  # patterns of what is never shared
+IGNORED = (*_NAMES, *(f'*/{name}' for name in _NAMES), f'{SUBMISSIONS}/*')  # never shared: patterns
 
 
 def files_of(
