@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Cluster
+from test_render import digest
 from toy import write_synthdepth
 
 from synthdepth.cluster.listing import cancel, job_rows
@@ -27,6 +28,8 @@ from synthdepth.models import load_model
 # A checkpoint after every step; the one before the last epoch is kept.
 RUN = [x for option in ('epochs=4', 'height=64', 'width=64', 'batch_size=2', 'minutes=0',
                         'patience=99') for x in ('--set', option)]
+RENDER = ['--scenes', 4, '--height', 48, '--width', 64, '--spp', 1, '--set', 'views=1',
+          '--set', 'objects=[2,4]']
 PROFILE = dict(
     name='test', ask=dict(partition='sandbox', time='0:10:00', memory='1G', cpus=1, warning=5),
     partitions={name: dict(limit=limit, gpus=['NV-A30']) for name, limit in (
@@ -89,8 +92,8 @@ def command(*arguments, **options) -> subprocess.CompletedProcess:
 def log_of(submission: Submission) -> str: return (submission.folder/'log-0.txt').read_text()
 
 
-def starts_of(submission: Submission) -> list[dict]:
-    return read(submission.folder/'task-0.json').get('starts', [])
+def starts_of(submission: Submission, task: int = 0) -> list[dict]:
+    return read(submission.folder/f'task-{task}.json').get('starts', [])
 
 
 def freeze(run: Path, epoch: int) -> int:
@@ -104,8 +107,9 @@ def freeze(run: Path, epoch: int) -> int:
     return wait(f'epoch {epoch} of {run}', trains)
 
 
-def started(submission: Submission, times: int):
-    wait(f'start {times} of {submission.folder}', lambda: len(starts_of(submission)) >= times)
+def started(submission: Submission, times: int, task: int = 0):
+    wait(f'start {times} of {submission.folder}, {task}',
+         lambda: len(starts_of(submission, task)) >= times)
 
 
 def assert_same(run: Path, whole: Path):
@@ -187,8 +191,34 @@ def on_two_gpus(lab: Lab) -> Submission:
     return done
 
 
+def rendered_in_parts(lab: Lab) -> dict:
+    "One of four is requeued; one fails twice, since a folder lies where its picture should."
+    whole, out, found = lab.root/'rendered', lab.root/'parts', {}
+    assert command('render', whole, *RENDER, '--workers', 1).returncode == 0
+    begun = out/'.render'/'generator.json'
+    begun.parent.mkdir(parents=True)
+    begun.write_text(json.dumps(read(whole/'dataset.json')['generator']))
+    in_the_way = out/'rgb'/'rgb_00002.png'
+    in_the_way.mkdir(parents=True)
+
+    def send() -> list:
+        done = submit('render', out, *RENDER, on=lab.profile, parts=4)
+        found.setdefault('said', []).append(str(done))
+        if 'first' not in found:
+            started(found.setdefault('first', done.submission), 1, task=1)
+            lab.slurm.ask('scontrol', 'requeue', f'{done.submission.id}_1')
+        wait('the last job', lambda: lab.job(done.submission.last) in ENDED, 200)
+        forget_queue()
+        return job_rows(done.submission.folder)
+    found['rows'] = [send(), send()]
+    in_the_way.rmdir()
+    found['rest'] = command('render', out, *RENDER, '--workers', 1)
+    return found
+
+
 # In this order, two at a time: the minute of the first must suffice for a start.
-SCENES = (limited_and_requeued, from_inside_a_job, preempted, killed_and_cancelled, on_two_gpus)
+SCENES = (limited_and_requeued, from_inside_a_job, preempted, killed_and_cancelled, on_two_gpus,
+          rendered_in_parts)
 
 
 @pytest.fixture(scope='module')
@@ -222,82 +252,11 @@ def test_the_cluster_has_two_nodes_and_both_kinds_of_preemption(slurm):
     assert grace['kill-shared'] == '20' and grace['kill-exclusive'] == '0'
 
 
-def test_preempted_with_and_without_a_grace_period(lab, scenes, whole):
-    for done in scenes(preempted):
-        assert lab.job(done.id) == 'COMPLETED', log_of(done)
-        positions = [start['position'] for start in starts_of(done)]
-        assert len(positions) == 3 and positions[0] == 'not begun'
-        assert positions[1] == positions[2] != 'not begun', 'the second start got nowhere'
-        assert_same(Path(done.folder).parents[1], whole)
-
-
-def test_time_limit_then_requeued_by_hand(lab, scenes, whole):
-    done = scenes(limited_and_requeued)
-    assert lab.job(done.id) == 'COMPLETED', log_of(done)
-    positions = [start['position'] for start in starts_of(done)]
-    assert len(positions) >= 3 and len(set(positions)) == len(positions), 'each start goes on'
-    assert 'the time is nearly up' in log_of(done)
-    assert_same(lab.root/'limited', whole)
-
-
-def test_killed_is_failed_and_cancelled_stays_so(scenes):
-    found = scenes(killed_and_cancelled)
-    assert 'is running as job' in found['twice']
-    assert found['killed'] == 'FAILED' and [r.state for r in found['rows']] == ['failed']
-    assert 'the kernel died' in found['rows'][0].reason
-    assert len(found['ids']) == 1 and found['starts'][0]['position'] != 'not begun'
-    assert found['cancelled'] == found['later'] == 'CANCELLED' and len(found['starts']) == 1
-    assert [r.state for r in found['last']] == ['cancelled']
-
-
-def test_two_processes_are_as_one(lab, scenes, whole):
-    done = scenes(on_two_gpus)
-    assert lab.job(done.id) == 'COMPLETED', log_of(done)
-    assert read(lab.root/'two'/'run.json')['processes'] == 2
-    one, two = (load_model(run/'model').state_dict() for run in (whole, lab.root/'two'))
-    for name in one:
-        if 'num_batches' in name: continue
-        assert torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-3), name
-
-
-def test_states_without_squeue_and_without_anybody(scenes):
-    "One after the other is asked, until the folder itself is all there is."
-    row = scenes(killed_and_cancelled)['last'][0]
-
-    def no_squeue(command):
-        if command[0] == 'squeue': raise ClusterError('squeue: not here')
-        return ask_slurm(command)
-
-    def nobody(command): raise ClusterError(f'{command[0]}: not here')
-    assert job_rows(row.folder, no_squeue)[0].state == 'cancelled'
-    assert job_rows(row.folder, nobody)[0].state == 'interrupted', 'it left with exit code 75'
-
-
-def test_the_controller_does_not_answer(lab, whole, tmp_path):
-    conf = (lab.slurm.folder/'slurm.conf').read_text()
-    (tmp_path/'slurm.conf').write_text(re.sub('SlurmctldPort=.*', 'SlurmctldPort=1', conf))
-    environment = os.environ | dict(SLURM_CONF=str(tmp_path/'slurm.conf'))
-    done = command('submit', 'finetune', lab.data, tmp_path/'run', '--on', lab.profile,
-                   env=environment)
-    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
-    assert done.stderr.startswith('error: sbatch: ') and 'ontact' in done.stderr
-    assert not list(tmp_path.glob('run/jobs/finetune*')), 'nothing is left of it'
-    listed = command('jobs', whole, env=environment)
-    assert listed.returncode == 0 and re.search(r'whole +\d+ +finished +1', listed.stdout)
-
-
-def test_without_slurm_it_is_done_here_with_the_same_result(lab, whole, tmp_path):
-    environment = os.environ | dict(PATH=str(tmp_path), OMP_NUM_THREADS='1')
-    done = command('submit', 'finetune', lab.data, tmp_path/'here', *RUN, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert 'there is no SLURM here' in done.stdout and 'epoch 4 done' in done.stdout
-    assert_same(tmp_path/'here', whole)
-
-
 KOA = Path(__file__).resolve().parents[1]/'synthdepth'/'profiles'/'koa.json'
 SCRIPTS = Path(__file__).parent/'slurm'
 
 
+@pytest.mark.usefixtures('scenes')  # which go on meanwhile
 @pytest.mark.parametrize('name, gpu, partition', [
     ('v100', 'NV-V100-SXM2', 'gpu'), ('h200', 'nvidia_h200_nvl:2', 'kill-shared')])
 def test_scripts_for_koa(lab, tmp_path, name, gpu, partition):
@@ -361,3 +320,87 @@ def test_from_a_mount_that_executes_nothing(lab, noexec, tmp_path):
     assert lab.job(number) == 'CANCELLED'
     about = run('-m', 'synthdepth', 'jobs', 'about', '--on', lab.profile)
     assert 'KillWait' in about.stdout, about.stderr
+
+
+def test_preempted_with_and_without_a_grace_period(lab, scenes, whole):
+    for done in scenes(preempted):
+        assert lab.job(done.id) == 'COMPLETED', log_of(done)
+        positions = [start['position'] for start in starts_of(done)]
+        assert len(positions) == 3 and positions[0] == 'not begun'
+        assert positions[1] == positions[2] != 'not begun', 'the second start got nowhere'
+        assert_same(Path(done.folder).parents[1], whole)
+
+
+def test_time_limit_then_requeued_by_hand(lab, scenes, whole):
+    done = scenes(limited_and_requeued)
+    assert lab.job(done.id) == 'COMPLETED', log_of(done)
+    positions = [start['position'] for start in starts_of(done)]
+    assert len(positions) >= 3 and len(set(positions)) == len(positions), 'each start goes on'
+    assert 'the time is nearly up' in log_of(done)
+    assert_same(lab.root/'limited', whole)
+
+
+def test_killed_is_failed_and_cancelled_stays_so(scenes):
+    found = scenes(killed_and_cancelled)
+    assert 'is running as job' in found['twice']
+    assert found['killed'] == 'FAILED' and [r.state for r in found['rows']] == ['failed']
+    assert 'the kernel died' in found['rows'][0].reason
+    assert len(found['ids']) == 1 and found['starts'][0]['position'] != 'not begun'
+    assert found['cancelled'] == found['later'] == 'CANCELLED' and len(found['starts']) == 1
+    assert [r.state for r in found['last']] == ['cancelled']
+
+
+def test_two_processes_are_as_one(lab, scenes, whole):
+    done = scenes(on_two_gpus)
+    assert lab.job(done.id) == 'COMPLETED', log_of(done)
+    assert read(lab.root/'two'/'run.json')['processes'] == 2
+    one, two = (load_model(run/'model').state_dict() for run in (whole, lab.root/'two'))
+    for name in one:
+        if 'num_batches' in name: continue
+        assert torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-3), name
+
+
+def test_a_rendering_in_parts(lab, scenes):
+    found = scenes(rendered_in_parts)
+    for rows in found['rows']:
+        assert [r.state for r in rows] == ['finished', 'finished', 'failed', 'finished', 'failed']
+        assert 'cannot write' in rows[2].reason and '00002' in rows[4].reason
+    assert [r.starts for r in found['rows'][0]] == [1, 2, 1, 1, 1], 'one was requeued'
+    assert 'has failed' in found['said'][1]
+    assert found['rest'].returncode == 0, found['rest'].stderr
+    one, parts = (digest(lab.root/name) for name in ('rendered', 'parts'))
+    assert one == parts
+
+
+def test_states_without_squeue_and_without_anybody(scenes):
+    "One after the other is asked, until the folder itself is all there is."
+    row = scenes(killed_and_cancelled)['last'][0]
+
+    def no_squeue(command):
+        if command[0] == 'squeue': raise ClusterError('squeue: not here')
+        return ask_slurm(command)
+
+    def nobody(command): raise ClusterError(f'{command[0]}: not here')
+    assert job_rows(row.folder, no_squeue)[0].state == 'cancelled'
+    assert job_rows(row.folder, nobody)[0].state == 'interrupted', 'it left with exit code 75'
+
+
+def test_the_controller_does_not_answer(lab, whole, tmp_path):
+    conf = (lab.slurm.folder/'slurm.conf').read_text()
+    (tmp_path/'slurm.conf').write_text(re.sub('SlurmctldPort=.*', 'SlurmctldPort=1', conf))
+    environment = os.environ | dict(SLURM_CONF=str(tmp_path/'slurm.conf'))
+    done = command('submit', 'finetune', lab.data, tmp_path/'run', '--on', lab.profile,
+                   env=environment)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith('error: sbatch: ') and 'ontact' in done.stderr
+    assert not list(tmp_path.glob('run/jobs/finetune*')), 'nothing is left of it'
+    listed = command('jobs', whole, env=environment)
+    assert listed.returncode == 0 and re.search(r'whole +\d+ +finished +1', listed.stdout)
+
+
+def test_without_slurm_it_is_done_here_with_the_same_result(lab, whole, tmp_path):
+    environment = os.environ | dict(PATH=str(tmp_path), OMP_NUM_THREADS='1')
+    done = command('submit', 'finetune', lab.data, tmp_path/'here', *RUN, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert 'there is no SLURM here' in done.stdout and 'epoch 4 done' in done.stdout
+    assert_same(tmp_path/'here', whole)
