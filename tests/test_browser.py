@@ -760,3 +760,46 @@ def test_sizes_names_and_broken_files_beside_each_other(browser, lab, work):
         page.wait_for_function(f'() => {ROOT}.inspector.shot?.width === 96')
         assert field(page, 'message').inner_text() == ''
         assert page.said == []
+
+
+JOBS = '''from dataclasses import replace
+from pathlib import Path
+from synthdepth.cluster.listing import JobRow, Progress
+from synthdepth.cluster.watching import JobWidget
+
+looks, progress = [], Progress(1, 2, 'epochs', .4)
+row = JobRow(Path('jobs'), 0, 'seed-0', '12_0', 'running', 2, progress, '9:30', '', Path('run'),
+             Path('log'))
+others = [replace(row, task=i, name=f'seed-{i}', state='waiting', out=Path('nowhere'))
+          for i in range(1, 40)]
+
+def rows():
+    looks.append(1)
+    return [replace(row, starts=len(looks)), *others]
+
+JobWidget(rows, period=.5)'''
+
+
+def test_jobs_are_watched(browser, lab, work):
+    "Forty tasks in a box that scrolls, their numbers above, the curves of one below."
+    write_notebook(work, JOBS, name='jobs.ipynb')
+    page = browser.new_page(viewport=dict(width=1200, height=900))
+    page.set_default_timeout(30000)
+    said = errors_of(page)
+    open_notebook(page, lab.replace('look.ipynb', 'jobs.ipynb'))
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_selector('.sd-curves canvas', timeout=120000)
+    there = page.locator('.jp-OutputArea')
+    assert '40 tasks: 1 running, 39 waiting, at ' in there.inner_text()
+    box = page.locator('.jp-OutputArea div[tabindex="0"]').first.evaluate(
+        '(el) => [el.clientHeight, el.scrollHeight]')
+    assert 100 < box[0] < 400 < box[1], 'the table scrolls by itself'
+    page.wait_for_function("""() => document.querySelector('.jp-OutputArea tr:nth-child(2)')
+        .children[2].innerText > 3""")  # starts, as the thread has counted them
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS/'jobs.png')
+    there.locator('select').select_option(index=5)
+    page.get_by_text('nowhere: there is no such folder').wait_for()
+    assert there.locator('select').input_value() == 'seed-5'
+    assert not said
+    page.close()

@@ -311,7 +311,7 @@ def done_here(
     said = words.get(code, 'a task failed; synthdepth jobs says which')
     return Submitted(f'{said}: {submission.folder}', submission, code)
 
-# %% ../../nbs/8_commands/11_submission.ipynb #6058f01a
+# %% ../../nbs/8_commands/11_submission.ipynb #ecedddac
 def submit(
     kind: str,                   # 'finetune', 'render' or 'sweep'
     *arguments: str | Path,      # as the command takes them: DATA, OUT, and its options
@@ -332,6 +332,7 @@ def submit(
     out = Path(tasks[0].out).parent if kind == 'sweep' else Path(tasks[0].out)
     job = None if local else settle(wanted, profile, out, len(tasks))
     with hold_jobs(out) as jobs:
+        forget_queue()
         left, said = still_to_do(tasks, job_rows(out))
         if not left: return Submitted(f'nothing to do: {said}')
         submission = plan(kind, arguments, left, new_folder(jobs, kind), profile, over)
