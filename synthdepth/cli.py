@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['app', 'Accepted', 'ASKED', 'assignments', 'named_texts', 'listed', 'accept_licences', 'part_named', 'render_command',
            'rerender_command', 'check_command', 'card_command', 'pack_command', 'unpack_command', 'publish_command',
-           'finetune_command', 'runs_command', 'results_folder', 'of_its_run', 'folder_for', 'evaluate_command',
-           'predict_command', 'check_model_command', 'inspect_command', 'demo_command', 'demo_real_command',
-           'train_tiny_command', 'exit_code', 'main']
+           'finetune_command', 'results_folder', 'of_its_run', 'folder_for', 'evaluate_command', 'predict_command',
+           'check_model_command', 'inspect_command', 'demo_command', 'demo_real_command', 'train_tiny_command',
+           'exit_code', 'main']
 
 # %% ../nbs/8_commands/04_cli.ipynb #dd60ea2e
 import json
@@ -247,15 +247,6 @@ def finetune_command(
     print(run_notebook('finetune', check_writable(out)/'finetune.ipynb', log=sys.stdout, data=data,
                        out=out, model=model, recipe=recipe, accept_licence=accept_licence,
                        **parameters))
-
-# %% ../nbs/8_commands/04_cli.ipynb #638e95e5
-@app.command('runs')
-def runs_command(
-    folder: Annotated[Path, typer.Argument(help='searched for run folders')] = Path('data'),
-):
-    "List runs with recipe, best metric and state."
-    from synthdepth.training import list_runs
-    print(list_runs(folder).to_string())
 
 # %% ../nbs/8_commands/04_cli.ipynb #be49aeee
 def results_folder(

@@ -72,7 +72,7 @@ def test_what_the_cluster_lacks_is_said_and_nothing_is_written(data, lab, tmp_pa
     (json.dumps(LAB | dict(partitons={})), 'unknown partitons; known: name, partitions'),
     (json.dumps(LAB | dict(partitions=dict(short=dict(limits='1-00')))),
      'partitions: short: unknown limits'),
-    (json.dumps(LAB | dict(ask=dict(partition='short'))), '--time is not given, and the profile lab'),
+    (json.dumps(LAB | dict(ask=dict(partition='short'))), '--time is not given, and the profile'),
 ], ids=['cut', 'list', 'name', 'limit', 'time'])
 def test_a_profile_that_is_none(data, tmp_path, change, said):
     (tmp_path/'lab.json').write_text(change)
@@ -147,7 +147,8 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(data, tmp_path, no_slurm
 
 
 def test_starts_that_get_nowhere_end(data, lab, tmp_path):
-    folder = submit('finetune', data, tmp_path/'run', *SMALL, on=lab, dry_run=True).submission.folder
+    dry = submit('finetune', data, tmp_path/'run', *SMALL, on=lab, dry_run=True)
+    folder = dry.submission.folder
     stuck = dict(time=0., job='7', host='n1', pid=1, position='not begun')
     (folder/'task-0.json').write_text(json.dumps(dict(starts=[stuck]*3, code=None)))
     done = subprocess.run([sys.executable, '-m', 'synthdepth.cluster.tasks', folder, '0'],
@@ -213,7 +214,8 @@ def test_the_controller_does_not_answer(data, tmp_path, monkeypatch):
     tools = tmp_path/'bin'
     tools.mkdir()
     for name in ('sbatch', 'squeue', 'sinfo', 'scontrol', 'sacct'):
-        (tools/name).write_text('#!/bin/sh\necho "Unable to contact slurm controller" >&2; exit 1\n')
+        says = 'echo "Unable to contact slurm controller" >&2; exit 1'
+        (tools/name).write_text(f'#!/bin/sh\n{says}\n')
         (tools/name).chmod(0o755)
     monkeypatch.setenv('PATH', f'{tools}{os.pathsep}{os.environ["PATH"]}')
     (tmp_path/'lab.json').write_text(json.dumps(LAB))

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['TORCH', 'STARTS', 'PATIENCE', 'WORDS', 'BETWEEN', 'clean_environment', 'NoSlurm', 'ask_slurm', 'has_slurm',
            'JobState', 'job_state', 'queue_text', 'forget_queue', 'queue_states', 'shown_state', 'accounted_state',
-           'states_of', 'listed_partitions', 'ask_partitions']
+           'states_of', 'queued', 'listed_partitions', 'ask_partitions']
 
 # %% ../../nbs/8_commands/06_slurm.ipynb #2f5acaa1
 import os
@@ -150,6 +150,17 @@ def states_of(
                  or accounted_state(said(['sacct', '-n', '-X', '-P', '-o', 'State', '-j', name])))
         if state: states[name] = state
     return states
+
+# %% ../../nbs/8_commands/06_slurm.ipynb #24e19b76
+def queued(
+    job: str,                                     # '12', or '12_3' for a task of an array
+    ask: Callable[[list[str]], str] = ask_slurm,  # what answers
+) -> str | None:  # 'PENDING', 'RUNNING', '' where it is in no queue; None where nobody answers
+    "How a job stands in the queue."
+    try: found = queue_states(queue_text(ask))
+    except ClusterError: return None
+    words = dict(waiting='PENDING', requeued='PENDING', running='RUNNING')
+    return words.get(found[job].word, '') if job in found else ''
 
 # %% ../../nbs/8_commands/06_slurm.ipynb #d75ecd24
 def listed_partitions(
