@@ -6,7 +6,7 @@ import sys
 import pytest
 from toy import write_flat, write_synthdepth
 
-COMMAND = [sys.executable, '-c', 'from synthdepth.cli import main; main()']
+COMMAND = [sys.executable, '-m', 'synthdepth']
 
 
 def synthdepth(*args, **environment):

@@ -15,7 +15,7 @@ from synthdepth.errors import SynthdepthError
 from synthdepth.scenes import custom
 from synthdepth.scenes import OwnError, add_environments, add_meshes, read_environment, read_mesh
 
-COMMAND = [sys.executable, '-c', 'from synthdepth.cli import main; main()']
+COMMAND = [sys.executable, '-m', 'synthdepth']
 SMALL = ['--scenes', 2, '--height', 48, '--width', 64, '--spp', 2, '--set', 'views=2',
          '--set', 'objects=[6,9]', '--workers', 2]
 

@@ -19,7 +19,7 @@ from synthdepth.evaluation import evaluate_model, list_pictures, predict, predic
 from synthdepth.evaluation import score_models
 from synthdepth.models import create_model
 
-COMMAND = [sys.executable, '-c', 'from synthdepth.cli import main; main()']
+COMMAND = [sys.executable, '-m', 'synthdepth']
 
 
 def synthdepth(*args):

@@ -58,7 +58,7 @@ def test_finetune_and_evaluate_need_the_runtime_dependencies_alone(python, tmp_p
     data, run = write_synthdepth(tmp_path/'data'), tmp_path/'run'
 
     def synthdepth(*arguments):
-        command = [python, '-c', 'from synthdepth.cli import main; main()', *map(str, arguments)]
+        command = [python, '-m', 'synthdepth', *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
 
