@@ -95,9 +95,9 @@ def data(tmp_path_factory):
     return write_synthdepth(tmp_path_factory.mktemp('toy')/'set', scenes=10, views=2)
 
 
-def finetune_command(data: Path, epochs: int = 99) -> list:
-    small = dict(epochs=epochs, height=48, width=64, batch_size=4, patience=99, workers=1)
-    options = [x for k, v in small.items() for x in ('--set', f'{k}={v}')]
+def finetune_command(data: Path, **changes) -> list:
+    small = dict(epochs=99, size=[48, 64], batch_size=4, patience=99, workers=1)
+    options = [x for k, v in (small | changes).items() for x in ('--set', f'{k}={v}')]
     return ['-m', 'synthdepth', 'finetune', data, 'run', *options]
 
 
@@ -129,14 +129,13 @@ def test_runner(listening, tmp_path, name):
 
 def test_readers_leave_signals_to_the_training(listening, data, tmp_path):
     "SLURM sends them to every process of a step; a reader that died would end the run with 1."
-    command = [sys.executable, *map(str, finetune_command(data))]
+    command = [sys.executable, *map(str, finetune_command(data, size=[96, 128], keep=99))]
     p = subprocess.Popen(command, cwd=tmp_path, stdout=-3, stderr=subprocess.PIPE, text=True,
                          env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
-    everybody = []
-    while p.poll() is None and len(everybody) < 2:
-        time.sleep(.02)
-        everybody = psutil.Process(p.pid).children(recursive=True)
-    for process in everybody: process.send_signal(signal.SIGTERM)
+    kernel_and_reader, begun = [], tmp_path/'run'/'checkpoints'/'epoch_001'
+    while p.poll() is None and not (begun.exists() and len(kernel_and_reader) == 2):
+        kernel_and_reader = psutil.Process(p.pid).children(recursive=True)
+    for process in kernel_and_reader[::-1]: process.send_signal(signal.SIGTERM)
     p.send_signal(signal.SIGTERM)
     err = p.communicate(timeout=60)[1]
     assert p.returncode == 75, err
@@ -185,3 +184,18 @@ def test_a_second_process_is_refused_before_the_copy_is_opened(data, tmp_path):
         p.wait()
         assert refused() and copy.read_bytes() == before, 'its kernel holds it'
     finally: kernel.kill()
+
+
+def test_a_file_system_without_locks_warns_once(data, tmp_path):
+    "The command says it; the kernel, which is given what there is of a lock, does not again."
+    (tmp_path/'sitecustomize.py').write_text(
+        'import errno, fcntl, os\n'
+        'def flock(*args): raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))\n'
+        'fcntl.flock = flock\n')
+    path = os.pathsep.join(map(str, (tmp_path, ROOT)))
+    p = subprocess.run([sys.executable, *map(str, finetune_command(data, epochs=1))], text=True,
+                       capture_output=True, cwd=tmp_path,
+                       env=os.environ | dict(PYTHONPATH=path, OMP_NUM_THREADS='1'))
+    assert p.returncode == 0, p.stderr
+    assert p.stderr.count('no lock: Function not implemented') == 1
+    assert 'no lock' not in (tmp_path/'run'/'finetune.ipynb').read_text()

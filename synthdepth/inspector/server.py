@@ -137,7 +137,7 @@ def serve(
         server, port = start_server(Path(work), notebook, here), here.getsockname()[1]
         here.close()  # the server's own copy is still open
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.default_int_handler)
         print(where_served(port, token), flush=True)
         try: return server.wait()
         except KeyboardInterrupt: return 0
