@@ -5,7 +5,7 @@ __all__ = ['SINCE', 'check_data', 'check_place', 'is_complete', 'check_whole', '
            'new_folder', 'script_of', 'write_folder', 'send', 'run_here', 'Submitted', 'still_to_do', 'plan', 'settle',
            'show_written', 'show_sent', 'hold_jobs', 'done_here', 'submit']
 
-# %% ../../nbs/8_commands/11_submission.ipynb #0328b01e
+# %% ../../nbs/8_commands/11_submission.ipynb #8eba71d1
 import itertools
 import os
 import platform
@@ -28,7 +28,7 @@ from .profiles import ClusterError, Profile, load_profile
 from .requests import tasks_for, values_of
 from .slurm import ask_partitions, ask_slurm, forget_queue, has_slurm
 from .tasks import Submission, Task, read_tasks, write_submission, write_tasks
-from ..files import hold, write_text
+from ..files import SUBMISSIONS, hold, write_text
 from ..machine import check_writable
 from ..signals import RESUME, Watch
 
@@ -290,13 +290,13 @@ def show_sent(
     return (f'job {submission.id}{tasks}{last}: {submission.folder}\n'
             f'synthdepth jobs log {submission.folder} --follow')
 
-# %% ../../nbs/8_commands/11_submission.ipynb #dc050f65
+# %% ../../nbs/8_commands/11_submission.ipynb #b760e797
 @contextmanager
 def hold_jobs(
     out: Path,  # run, dataset or sweep folder
 ) -> Iterator[Path]:  # its folder of submissions
     "Keep a folder's submissions for this process: of two at the same moment, one comes first."
-    jobs = check_writable(out)/'jobs'
+    jobs = check_writable(out)/SUBMISSIONS
     jobs.mkdir(parents=True, exist_ok=True)
     with hold(jobs, 'submitting', 10, ClusterError): yield jobs
 

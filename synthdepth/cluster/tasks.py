@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['IN_A_ROW', 'PORTS', 'Task', 'write_tasks', 'read_tasks', 'Submission', 'write_submission', 'read_submission',
            'part_of_render', 'scenes_done', 'position', 'task_file', 'read_record', 'check_progress',
-           'training_variables', 'job_name', 'note_start', 'note_end', 'run_command', 'run_task']
+           'training_variables', 'note_start', 'note_end', 'run_command', 'run_task']
 
-# %% ../../nbs/8_commands/08_tasks.ipynb #931cd60c
+# %% ../../nbs/8_commands/08_tasks.ipynb #695ff731
 import json
 import os
 import platform
@@ -21,6 +21,7 @@ if __name__ == '__main__' and '__file__' in globals(): stop_on_signals()
 
 from .profiles import ClusterError
 from ..files import write_json, write_text
+from ..machine import job_name
 
 # %% ../../nbs/8_commands/08_tasks.ipynb #e00227e0
 @dataclass(frozen=True)
@@ -172,13 +173,7 @@ def training_variables(
                 LOCAL_RANK=environment['SLURM_LOCALID'], MASTER_PORT=str(port),
                 MASTER_ADDR=environment.get('SLURM_LAUNCH_NODE_IPADDR', '127.0.0.1'))
 
-# %% ../../nbs/8_commands/08_tasks.ipynb #c2662f42
-def job_name() -> str | None:  # '12', or '12_3' for a task of an array
-    "The job that this process is part of."
-    array, task = (os.environ.get(f'SLURM_ARRAY_{x}') for x in ('JOB_ID', 'TASK_ID'))
-    return f'{array}_{task}' if array else os.environ.get('SLURM_JOB_ID')
-
-
+# %% ../../nbs/8_commands/08_tasks.ipynb #86ae2f4c
 def note_start(
     folder: Path,  # of the submission
     number: int,   # of the task
