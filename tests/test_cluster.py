@@ -13,7 +13,7 @@ from toy import write_synthdepth
 
 from synthdepth.cluster import ClusterError, cancel, collect, jobs, show_rows, submit
 
-SMALL = ('--set', 'epochs=2', '--set', 'height=64', '--set', 'width=64', '--set', 'batch_size=4')
+SMALL = ('--set', 'epochs=1', '--set', 'height=64', '--set', 'width=64', '--set', 'batch_size=4')
 LAB = dict(name='lab', ask=dict(partition='short', time='2:00:00', memory='4G', cpus=1),
            partitions=dict(short=dict(limit='4:00:00'), long=dict(limit='2-00', gpus=['NV-A30']),
                            many=dict(limit='1-00', gpus=['NV-A30', 'NV-V100-SXM2'])))
@@ -122,7 +122,7 @@ def test_without_slurm_it_is_done_here(data, tmp_path, no_slurm):
     assert done.returncode == 0 and 'no SLURM here' in done.stdout, done.stdout + done.stderr
     rows = jobs(out/'jobs'/'sweep-1')
     assert [(r.name, r.state, str(r.progress)) for r in rows] == [
-        ('seed-0', 'finished', '2/2 epochs'), ('seed-1', 'finished', '2/2 epochs')]
+        ('seed-0', 'finished', '1/1 epochs'), ('seed-1', 'finished', '1/1 epochs')]
     table = collect(out)
     assert set(table.run) == {'seed-0', 'seed-1'}
     again = submit('sweep', data, out, *SMALL, over=('seed=0,1',), on='local')

@@ -71,12 +71,13 @@ RENDER = ['-m', 'synthdepth', 'render', 'set', '--scenes', 4, '--height', 48, '-
           '--spp', 2, '--seed', 5, '--set', 'views=2', '--set', 'objects=[4,8]']
 
 
-@pytest.mark.parametrize('workers', [1, 2])
-@pytest.mark.parametrize('name', NAMES)
-def test_render(listening, tmp_path, name, workers):
+@pytest.mark.parametrize('name, workers, delays', [
+    ('SIGTERM', 1, (.02, .3, 1.)), ('SIGTERM', 2, (.02, .3, 1.)), ('SIGINT', 2, (.02,)),
+    ('SIGUSR1', 2, (.02,)), ('SIGUSR2', 1, (.02,))])
+def test_render(listening, tmp_path, name, workers, delays):
     "While it imports, while workers start, and at work; each time in one line, and at once."
     command = [*RENDER, '--workers', workers]
-    for delay in (.02, .3, 1.):
+    for delay in delays:
         code, out, err = stopped(command, name, delay, tmp_path)
         assert code == 75 and out == '', err
         assert err.startswith(f'stopped by {name}') and len(err.splitlines()) == 1
@@ -102,11 +103,15 @@ def finetune_command(data: Path, **changes) -> list:
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_finetune(listening, data, tmp_path, name):
-    "While it imports, while the kernel starts and imports, and in training with a reader."
+def test_finetune_that_imports(listening, data, tmp_path, name):
     for delay in (.02, .5):
         code, out, err = stopped(finetune_command(data), name, delay, tmp_path)
         assert code == 75 and err.startswith(f'stopped by {name}') and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1'])
+def test_finetune(listening, data, tmp_path, name):
+    "While the kernel starts and imports, and in training with a reader."
     run = tmp_path/'run'
     for moment in ((run/'.lock').exists, lambda: any((run/'checkpoints').glob('epoch_*'))):
         code, out, err = stopped(finetune_command(data), name, moment, tmp_path)
