@@ -54,7 +54,7 @@ class Watch:
         for s, before in self._before.items():
             signal.signal(s, signal.SIG_DFL if before is None else before)
 
-# %% ../nbs/06_signals.ipynb #4609de3c
+# %% ../nbs/06_signals.ipynb #ef1d42b0
 @contextmanager
 def signals_held() -> Iterator[None]:
     "Inside, signals wait; for processes started inside, until they let them through."
@@ -63,11 +63,13 @@ def signals_held() -> Iterator[None]:
         return
     from multiprocessing import resource_tracker
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        resource_tracker.ensure_running()  # of `multiprocessing`; lets some signals through
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        yield
-    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with Watch() as other_threads:
+        try:
+            resource_tracker.ensure_running()  # of `multiprocessing`; lets some signals through
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            yield
+        finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if other_threads.caught: os.kill(os.getpid(), getattr(signal, other_threads.caught))
 
 
 def ignore_signals():

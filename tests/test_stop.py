@@ -18,7 +18,8 @@ from synthdepth.runner import notebook_path
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGUSR2')
 LIGHT = {'synthdepth', 'typer', 'click', 'rich', 'shellingham', 'typing_extensions', 'markdown_it',
-         'mdurl', 'pygments', 'annotated_doc', 'colorama'}  # pure Python
+         'mdurl', 'pygments', 'annotated_doc', 'colorama', 'lazy_loader',
+         'packaging'}  # pure Python
 
 
 def test_the_command_line_needs_the_standard_library_and_typer_alone(tmp_path):

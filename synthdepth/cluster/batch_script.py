@@ -83,15 +83,16 @@ def all_partitions(
             gpus=tuple(dict.fromkeys([*known.get('gpus', ()), *sorted(gpus)]))))
     return found
 
-# %% ../../nbs/8_commands/07_batch_script.ipynb #2c6a5d57
+# %% ../../nbs/8_commands/07_batch_script.ipynb #d3d94d08
 def choose_partition(
     wishes: Wishes,                    # as the user said
     partitions: dict[str, Partition],  # by name
-    ask: Asked,                        # what the profile gives
+    profile: Profile,                  # of the cluster
 ) -> str:
     "The partition of a job; ClusterError for one that does not exist or lacks the GPU."
-    gpu, _ = gpu_and_number(wishes.gpu)
+    (gpu, _), ask = gpu_and_number(wishes.gpu), profile.ask
     having = [name for name, p in partitions.items() if gpu in p.gpus]
+    having.sort(key=lambda name: name not in profile.having(gpu))
     if wishes.partition and wishes.partition not in partitions:
         raise not_among('partition', wishes.partition, list(partitions))
     if gpu and not having:
@@ -145,7 +146,7 @@ def check_options(
         own = re.match(r'--(array|signal|output|error|chdir|ntasks|dependency-last)\b', text)
         if own: raise ClusterError(f'--sbatch {text}: {own[0]} is decided by this command')
 
-# %% ../../nbs/8_commands/07_batch_script.ipynb #25f5ff6f
+# %% ../../nbs/8_commands/07_batch_script.ipynb #a505d1df
 def settle_job(
     wishes: Wishes,      # as the user said
     profile: Profile,    # of the cluster
@@ -155,7 +156,7 @@ def settle_job(
     check_options(wishes.sbatch)
     partitions, ask = all_partitions(profile, listed), profile.ask
     gpu, processes = gpu_and_number(wishes.gpu)
-    name = choose_partition(wishes, partitions, ask)
+    name = choose_partition(wishes, partitions, profile)
     time, mem = wishes.time or ask.time, wishes.mem or ask.memory
     for option, value in (('--time', time), ('--mem', mem)):
         if not value:

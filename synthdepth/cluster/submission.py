@@ -222,7 +222,7 @@ class Submitted:
 
     def __str__(self): return self.said
 
-# %% ../../nbs/8_commands/11_submission.ipynb #26f82ed7
+# %% ../../nbs/8_commands/11_submission.ipynb #e503eb55
 def still_to_do(
     tasks: list[Task],  # of a submission
     rows: list[JobRow],  # of earlier ones in the same place
@@ -235,8 +235,8 @@ def still_to_do(
     said = [f'{r.name} is {r.state} as job {r.id}' for r in on_its_way[:3]]
     said += [f'{t.out} is complete' for t in tasks if is_complete(t)][:3]
     failed = [r for r in rows if r.state == 'failed' and any(str(r.out) == t.out for t in left)]
-    if len(failed) > 1:
-        said.append(f'it has failed {len(failed)} times, the last time with: {failed[-1].reason}')
+    times = len({r.folder for r in failed})
+    if times > 1: said.append(f'it has failed {times} times, the last time with: {failed[-1].reason}')
     return left, '; '.join(dict.fromkeys(said))
 
 # %% ../../nbs/8_commands/11_submission.ipynb #ccc04082
