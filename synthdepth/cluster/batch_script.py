@@ -4,14 +4,14 @@
 __all__ = ['Listed', 'RULE', 'Wishes', 'Resources', 'not_among', 'gpu_and_number', 'all_partitions', 'choose_partition',
            'check_limits', 'check_options', 'settle_job', 'quoted', 'options_of', 'batch_script']
 
-# %% ../../nbs/8_commands/07_batch_script.ipynb #af396324
+# %% ../../nbs/8_commands/07_batch_script.ipynb #7398b495
 import re
 import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from .profiles import Asked, ClusterError, Partition, Profile
+from .profiles import ClusterError, Partition, Profile
 from .profiles import megabytes_of, seconds_of
 
 # %% ../../nbs/8_commands/07_batch_script.ipynb #9a868286

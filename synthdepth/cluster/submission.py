@@ -222,7 +222,7 @@ class Submitted:
 
     def __str__(self): return self.said
 
-# %% ../../nbs/8_commands/11_submission.ipynb #e503eb55
+# %% ../../nbs/8_commands/11_submission.ipynb #9e05c4a7
 def still_to_do(
     tasks: list[Task],  # of a submission
     rows: list[JobRow],  # of earlier ones in the same place
@@ -236,7 +236,8 @@ def still_to_do(
     said += [f'{t.out} is complete' for t in tasks if is_complete(t)][:3]
     failed = [r for r in rows if r.state == 'failed' and any(str(r.out) == t.out for t in left)]
     times = len({r.folder for r in failed})
-    if times > 1: said.append(f'it has failed {times} times, the last time with: {failed[-1].reason}')
+    if times > 1:
+        said.append(f'it has failed {times} times, the last time with: {failed[-1].reason}')
     return left, '; '.join(dict.fromkeys(said))
 
 # %% ../../nbs/8_commands/11_submission.ipynb #ccc04082
