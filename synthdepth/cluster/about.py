@@ -2,14 +2,14 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'HEAD', 'QUESTIONS', 'read_settings', 'read_partitions', 'read_gpus', 'is_preemptible', 'sends_user_signal',
-           'stated', 'as_number', 'wrong_in', 'wrong_entries', 'in_columns', 'partition_row', 'describe_settings',
-           'describe_cluster']
+           'stated', 'as_number', 'wrong_in', 'wrong_entries', 'partition_row', 'describe_settings', 'describe_cluster']
 
-# %% ../../nbs/8_commands/12_about.ipynb #e5c86567
+# %% ../../nbs/8_commands/12_about.ipynb #b16c23ca
 import math
 import re
 from collections.abc import Callable, Iterable
 
+from .listing import in_columns
 from .profiles import ClusterError, Partition, Profile, megabytes_of, seconds_of
 from .slurm import ask_slurm
 
@@ -133,15 +133,7 @@ def wrong_entries(
         wrong.append(f'{", ".join(new)}: the profile does not say what this GPU is')
     return wrong
 
-# %% ../../nbs/8_commands/12_about.ipynb #eaf998b1
-def in_columns(
-    rows: list[tuple[str, ...]],  # of equal length
-) -> list[str]:
-    "Lines whose columns stand below each other."
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ['  '.join(cell.ljust(n) for cell, n in zip(row, widths)).rstrip() for row in rows]
-
-
+# %% ../../nbs/8_commands/12_about.ipynb #08076c86
 def partition_row(
     name: str,              # of the partition
     words: dict[str, str],  # what it says

@@ -130,7 +130,7 @@ def check_limits(
         raise ClusterError(f'{cpus} CPUs are above what partition {name} gives a job, '
                            f'{partition.cpus}')
 
-# %% ../../nbs/8_commands/07_batch_script.ipynb #8edd48d8
+# %% ../../nbs/8_commands/07_batch_script.ipynb #0430c82a
 def check_options(
     texts: tuple[str, ...],  # of --sbatch
 ):
@@ -143,7 +143,7 @@ def check_options(
         if nodes and nodes[1] not in ('1', '1-1'):
             raise ClusterError(f'--sbatch {text}: a job runs on one node; '
                                'several GPUs of it are asked for with --gpu NAME:N')
-        own = re.match(r'--(array|signal|output|error|chdir|ntasks|dependency-last)\b', text)
+        own = re.match(r'--(array|signal|output|error|chdir|ntasks)\b', text)
         if own: raise ClusterError(f'--sbatch {text}: {own[0]} is decided by this command')
 
 # %% ../../nbs/8_commands/07_batch_script.ipynb #a505d1df

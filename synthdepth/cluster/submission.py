@@ -222,19 +222,20 @@ class Submitted:
 
     def __str__(self): return self.said
 
-# %% ../../nbs/8_commands/11_submission.ipynb #9e05c4a7
+# %% ../../nbs/8_commands/11_submission.ipynb #37a7fbdf
 def still_to_do(
     tasks: list[Task],  # of a submission
     rows: list[JobRow],  # of earlier ones in the same place
 ) -> tuple[list[Task], str]:  # those to submit; what to say of the others
     "Which tasks are neither complete nor on their way."
-    busy = {str(r.out) for r in rows if not r.over}
-    left = [t for t in tasks if t.out not in busy and not is_complete(t)]
+    wanted = {t.out for t in tasks}
+    on_its_way = [r for r in rows if not r.over and str(r.out) in wanted]
+    complete, busy = [t for t in tasks if is_complete(t)], {str(r.out) for r in on_its_way}
+    left = [t for t in tasks if t.out not in busy and t not in complete]
     for task in left: check_whole(task)
-    on_its_way = [r for r in rows if not r.over and any(str(r.out) == t.out for t in tasks)]
     said = [f'{r.name} is {r.state} as job {r.id}' for r in on_its_way[:3]]
-    said += [f'{t.out} is complete' for t in tasks if is_complete(t)][:3]
-    failed = [r for r in rows if r.state == 'failed' and any(str(r.out) == t.out for t in left)]
+    said += [f'{t.out} is complete' for t in complete[:3]]
+    failed = [r for r in rows if r.state == 'failed' and str(r.out) in {t.out for t in left}]
     times = len({r.folder for r in failed})
     if times > 1:
         said.append(f'it has failed {times} times, the last time with: {failed[-1].reason}')
