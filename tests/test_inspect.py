@@ -253,6 +253,15 @@ def test_page_and_code_move_each_other(data):
     assert "unknown message 'no such'" in page.last('said')[0]['text']
 
 
+def test_an_interrupted_answer_is_one_too(data, monkeypatch):
+    "The page holds keys back until its question is answered."
+    def interrupted(*arguments): raise KeyboardInterrupt
+    page = Page(DepthInspector(data, {'near': near}))
+    monkeypatch.setitem(DepthInspector.answer_table, 'choose', interrupted)
+    page.ask(kind='choose', values=dict(position=2))
+    assert page.last('said')[0]['text'] == 'interrupted'
+
+
 def test_page_gets_the_metres_that_are_scored(data):
     inspector = DepthInspector(data, {'near': near}, protocol='nyu')
     message, (rgb, truth, pred, bits) = Page(inspector).last('capture')

@@ -138,10 +138,10 @@ def test_readers_leave_signals_to_the_training(listening, data, tmp_path):
     command = [sys.executable, *map(str, finetune_command(data, size=[96, 128], keep=99))]
     p = subprocess.Popen(command, cwd=tmp_path, stdout=-3, stderr=subprocess.PIPE, text=True,
                          env=os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
-    kernel_and_reader, begun = [], tmp_path/'run'/'checkpoints'/'epoch_001'
-    while p.poll() is None and not (begun.exists() and len(kernel_and_reader) == 2):
-        kernel_and_reader = psutil.Process(p.pid).children(recursive=True)
-    for process in kernel_and_reader[::-1]: process.send_signal(signal.SIGTERM)
+    kernel_and_its_own, begun = [], tmp_path/'run'/'checkpoints'/'epoch_001'
+    while p.poll() is None and not (begun.exists() and len(kernel_and_its_own) == 3):
+        kernel_and_its_own = psutil.Process(p.pid).children(recursive=True)
+    for process in kernel_and_its_own[::-1]: process.send_signal(signal.SIGTERM)
     p.send_signal(signal.SIGTERM)
     err = p.communicate(timeout=60)[1]
     assert p.returncode == 75, err

@@ -129,6 +129,7 @@ def answer(
             known = ', '.join(table)
             raise ValueError(f'unknown message {message["kind"]!r}, expected one of {known}')
         table[message['kind']](view, message, buffers)
+    except KeyboardInterrupt: view.send(dict(kind='said', text='interrupted'))
     except Exception as e: view.send(dict(kind='said', text=f'{type(e).__name__}: {e}'))
 
 # %% ../../nbs/7_inspector/07_transport.ipynb #f9fa2ff3

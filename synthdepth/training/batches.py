@@ -9,6 +9,7 @@ __all__ = ['LOOKED_AT', 'draw_changes', 'apply_changes', 'Part', 'parts_of', 'to
 
 # %% ../../nbs/5_training/05_batches.ipynb #7720571e
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data import Pairs, add_inputs, augment_batch, collate, picture_seeds, with_slices
 from ..models import FeatureCache, turn
-from ..signals import ignore_signals
+from ..signals import ignore_signals, signals_held
 from .processes import epoch_order, plan_epoch
 from .recipes import FinetuneError, Recipe, variation
 
@@ -119,8 +120,9 @@ def picture_batches(
     "What the parts show, as it was stored."
     read = dict(batch_sampler=[part.indices for part in parts], num_workers=workers)
     pin = accelerator.device.type == 'cuda'
-    return iter(DataLoader(pairs, **read, collate_fn=collate, generator=torch.Generator(),
-                           pin_memory=pin, worker_init_fn=enter_reader))
+    batches = DataLoader(pairs, **read, collate_fn=collate, generator=torch.Generator(),
+                         pin_memory=pin, worker_init_fn=enter_reader)
+    with signals_held() if workers else nullcontext(): return iter(batches)
 
 # %% ../../nbs/5_training/05_batches.ipynb #852cbede
 def steps_left(

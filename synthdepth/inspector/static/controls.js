@@ -178,7 +178,7 @@ class Controls extends Summary {
         "data-name": "captures",
       },
       this.button("previous", "◀", "previous capture (left arrow)", () =>
-        this.go(this.position - 1),
+        this.step(() => this.position - 1),
       ),
       h("input", {
         type: "range",
@@ -189,7 +189,9 @@ class Controls extends Summary {
         "aria-label": "capture",
         oninput: (e) => this.go(+e.target.value),
       }),
-      this.button("next", "▶", "next capture (right arrow)", () => this.go(this.position + 1)),
+      this.button("next", "▶", "next capture (right arrow)", () =>
+        this.step(() => this.position + 1),
+      ),
       h("output", { "data-name": "where", class: "sd-where" }),
     );
   }

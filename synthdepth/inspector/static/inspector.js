@@ -23,6 +23,8 @@ class Inspector extends Controls {
       waiting: null,
       started: null,
       scoring: false,
+      reordering: 0,
+      later: [],
     });
     Object.assign(this, {
       zoom: { k: 1, x: 0.5, y: 0.5 },
@@ -106,6 +108,7 @@ class Inspector extends Controls {
     this.n = m.n;
     for (const [name, table] of Object.entries(m.maps)) this.luts[name] = lookup(table);
     this.kept.clear();
+    Object.assign(this, { reordering: 0, later: [] });
     this.root.replaceChildren(...this.page());
     this.sizes.disconnect();
     this.sizes.observe(this.$("stage"));
@@ -125,7 +128,17 @@ class Inspector extends Controls {
     // what the kernel must answer
     this.started = performance.now();
     this.busy();
-    this.send({ kind: "choose", values });
+    this.reorder({ kind: "choose", values });
+  }
+
+  reorder(message) {
+    this.reordering += 1;
+    this.send(message);
+  }
+
+  reordered() {
+    this.reordering = Math.max(0, this.reordering - 1);
+    if (!this.reordering) for (const act of this.later.splice(0)) act();
   }
 
   pickScene(text) {
@@ -165,6 +178,12 @@ class Inspector extends Controls {
   }
 
   // ---- from capture to capture
+  step(to, since = performance.now()) {
+    // a new order begins at its own place; who pressed a key meanwhile goes on from there
+    const act = () => this.go(to(), since);
+    this.reordering ? this.later.push(act) : act();
+  }
+
   go(position, since = performance.now()) {
     position = Math.min(Math.max(1, position), Math.max(1, this.n));
     if (position === this.position && this.shot) return;
@@ -203,7 +222,7 @@ class Inspector extends Controls {
 
   arrive(m, buffers) {
     if (this.waiting?.position === m.position) this.waiting = null;
-    if (m.version !== this.version) return;
+    if (m.version !== this.version) return m.now && this.reordered();
     const shot = { ...m, maps: {}, keep: {} };
     if (m.width) {
       const n = m.width * m.height;
@@ -230,6 +249,7 @@ class Inspector extends Controls {
       const kept = this.kept.get(this.position);
       kept ? this.show(kept) : this.ask();
     }
+    if (m.now) this.reordered();
   }
 
   held(shots = this.kept.values()) {
@@ -288,6 +308,7 @@ class Inspector extends Controls {
     this.waiting = null;
     this.ready();
     this.say(m);
+    this.reordered();
   }
 
   say(m) {
@@ -318,7 +339,7 @@ class Inspector extends Controls {
     this.scoring = false;
     this.$("score").textContent = "score all";
     bar.hidden = true;
-    this.send({ kind: "scored" });
+    this.reorder({ kind: "scored" });
   }
 
   // ---- keys
@@ -358,15 +379,15 @@ class Inspector extends Controls {
   acts(e) {
     const v = this.view,
       maps = this.setup.depth_maps;
-    const go = (p) => () => this.go(p, e.timeStamp),
+    const go = (to) => () => this.step(to, e.timeStamp),
       view = (layout) => () => this.set({ layout });
     return {
-      ArrowLeft: go(this.position - 1),
-      ArrowRight: go(this.position + 1),
-      PageUp: go(this.position - 10),
-      PageDown: go(this.position + 10),
-      Home: go(1),
-      End: go(this.n),
+      ArrowLeft: go(() => this.position - 1),
+      ArrowRight: go(() => this.position + 1),
+      PageUp: go(() => this.position - 10),
+      PageDown: go(() => this.position + 10),
+      Home: go(() => 1),
+      End: go(() => this.n),
       "+": () => this.zoomBy(1.5),
       "=": () => this.zoomBy(1.5),
       "-": () => this.zoomBy(1 / 1.5),
