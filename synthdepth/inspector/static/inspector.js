@@ -99,6 +99,8 @@ class Inspector extends Controls {
       thumbs: "thumb",
     }[m.kind];
     if (act) this[act](m, buffers ?? []);
+    // a new order is answered by a capture to be shown now, or by why there is none
+    if (m.now || m.kind === "said") this.reordered();
   }
 
   // ---- the page
@@ -222,7 +224,7 @@ class Inspector extends Controls {
 
   arrive(m, buffers) {
     if (this.waiting?.position === m.position) this.waiting = null;
-    if (m.version !== this.version) return m.now && this.reordered();
+    if (m.version !== this.version) return;
     const shot = { ...m, maps: {}, keep: {} };
     if (m.width) {
       const n = m.width * m.height;
@@ -249,7 +251,6 @@ class Inspector extends Controls {
       const kept = this.kept.get(this.position);
       kept ? this.show(kept) : this.ask();
     }
-    if (m.now) this.reordered();
   }
 
   held(shots = this.kept.values()) {
@@ -308,7 +309,6 @@ class Inspector extends Controls {
     this.waiting = null;
     this.ready();
     this.say(m);
-    this.reordered();
   }
 
   say(m) {
