@@ -23,8 +23,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         'resize_depth', 'resize_rgb'],
     'decoding': ['keep_captures'],
     'batches': ['FreshPairs', 'Pairs', 'collate', 'loader'],
-    'augment': ['Augment', 'augment_batch', 'crop_resize', 'draw', 'flips', 'picture_seeds',
-        'recolour', 'with_slices'],
+    'augment': ['Augment', 'add_noise', 'augment_batch', 'crop_resize', 'draw', 'flips',
+        'picture_seeds', 'recolour', 'soften', 'with_slices'],
     'focal': ['USUAL_FOV', 'Focus', 'add_focal_stack', 'add_inputs', 'even_dioptres', 'focus_of',
         'made_stacks', 'stored_distances', 'usual_focus'],
 })
