@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'shards': ['IGNORED', 'files_of', 'index_shards', 'open_packed', 'pack_dataset',
         'read_manifest', 'unpack_dataset'],
     'hub': ['publish'],
-    'open': ['list_captures', 'open_data', 'show_pairs'],
+    'open': ['keep_apart', 'list_captures', 'open_data', 'show_pairs'],
     'splits': ['check_split', 'split_by_scene', 'split_over_images'],
     'readings': ['misfit', 'misreading'],
     'pairing': ['agreement', 'duplicates', 'exchanged', 'shrink', 'signs'],
