@@ -50,7 +50,7 @@ def times_longer(
     if intrinsics is None: return usual_focal(size)*shrunk/canonical
     return focal_lengths(intrinsics, size).view(-1, 1, 1)*(shrunk/canonical)
 
-# %% ../../nbs/3_models/08_tiny.ipynb #be4a66c8
+# %% ../../nbs/3_models/08_tiny.ipynb #dd855c60
 WIDTHS = 96, 64, 48, 32, 24  # decoder channels, coarsest first
 CAMERAS, UPSAMPLINGS = ('canonical', 'none'), ('convex', 'bilinear')
 
@@ -61,12 +61,12 @@ def tiny_config(
     widths: tuple[int, ...] | None = None,    # decoder channels, coarsest first; None: by encoder
     bins: int = 16,                           # per pixel
     camera: str = 'canonical',                # 'canonical', or 'none': the lens is not looked at
-    focal: float | None = None,               # canonical, pixels at `size`; None: the usual camera's
+    focal: float | None = None,               # canonical, in pixels; None: the usual camera's
     upsample: str = 'convex',                 # to the working size: 'convex' or 'bilinear'
     mean: list[float] | None = None,          # of the channels, taken away; None: the encoder's
     std: list[float] | None = None,           # of the channels, divided by; None: the encoder's
 ) -> dict:                                    # the same, with nothing left open
-    "What makes a `Tiny`, as its weights file says it; ValueError for a setting that does not exist."
+    "What makes a `Tiny`; ValueError for a setting that does not exist."
     for name, found, known in (('camera', camera, CAMERAS), ('upsample', upsample, UPSAMPLINGS)):
         if found not in known:
             raise ValueError(f'tiny: {name} is {found!r}, expected one of {", ".join(known)}')
@@ -76,7 +76,7 @@ def tiny_config(
                 focal=focal or usual_focal(size), upsample=upsample,
                 mean=list(mean or seen['mean']), std=list(std or seen['std']))
 
-# %% ../../nbs/3_models/08_tiny.ipynb #e4b4ed33
+# %% ../../nbs/3_models/08_tiny.ipynb #cbea9ff2
 class Tiny(DepthModel):
     "An encoder of timm, a light decoder, metric bins and a canonical camera."
     def __init__(self,
@@ -87,14 +87,16 @@ class Tiny(DepthModel):
         c = self.config
         levels, make = len(c['widths']), pretrained_pyramid if pretrained else pyramid
         self.size, self.encoder = tuple(c['size']), make(c['encoder'], levels)
-        steps, channels = (getattr(self.encoder.feature_info, k)() for k in ('reduction', 'channels'))
-        self.multiple = steps[-1]
-        self.decoder, self.head = Decoder(channels, c['widths']), BinsHead(c['widths'], c['bins'])
+        about = self.encoder.feature_info
+        *_, self.multiple = steps = about.reduction()
+        self.decoder = Decoder(about.channels(), c['widths'])
+        self.head = BinsHead(c['widths'], c['bins'])
         convex = c['upsample'] == 'convex'
         self.upsampling = ConvexUpsampling(c['widths'][-1], steps[0]) if convex else None
         for name in ('mean', 'std'):
             self.register_buffer(name, torch.tensor(c[name]).view(-1, 1, 1), persistent=False)
-        if c['camera'] == 'canonical': self.needs, self.late = ('rgb', 'intrinsics'), ('intrinsics',)
+        if c['camera'] == 'none': return
+        self.needs, self.late = ('rgb', 'intrinsics'), ('intrinsics',)
 
     def encoder_layers(self): return encoder_parts(self.encoder)
 
@@ -114,7 +116,7 @@ class Tiny(DepthModel):
         seen = working_size(size, self.size, self.multiple)
         return depth*times_longer(intrinsics, size, seen, self.config['focal'])
 
-# %% ../../nbs/3_models/08_tiny.ipynb #7c44cbb8
+# %% ../../nbs/3_models/08_tiny.ipynb #3e1052d8
 WEIGHTS = Path(str(files('synthdepth.models')))/'weights'/'tiny.safetensors'
 PLAIN = dict(widths=[64, 48, 32, 16], camera='none', upsample='bilinear')
 FORMER = PLAIN | dict(encoder='ese_vovnet19b_slim', mean=[.5]*3, std=[.25]*3)
@@ -132,7 +134,7 @@ def tiny(
     weights: str | Path | None = None,  # None: the shipped; a file or folder; 'none'; 'imagenet'
     **config,                           # of `tiny_config`, where it differs from the file's
 ) -> Tiny:
-    "The small model; with 'none' all its weights are random, with 'imagenet' all but the encoder's."
+    "The small model: trained, random ('none'), or but for its encoder random ('imagenet')."
     if weights in ('none', 'imagenet'): return Tiny(pretrained=weights == 'imagenet', **config)
     if weights is None and not WEIGHTS.is_file():
         raise FileNotFoundError(
