@@ -13,7 +13,6 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,9 +23,10 @@ from ..camera import Intrinsics
 from ..errors import disagreements
 from ..files import SUBMISSIONS, is_clutter, part_of, remove, write_first, write_json
 from ..files import write_text
-from .description import Factors, Scene, View, camera_pose, sun_direction
+from .description import Scene, View, camera_pose, sun_direction
 from .exact_depth import millimetres
 from .mitsuba_scene import RenderError, choose_variant
+from .presets import usual_factors
 from .render import RenderedView
 
 # %% ../../nbs/1_scenes/13_dataset_folder.ipynb #edad9745
@@ -208,7 +208,7 @@ def check_same(
     except ValueError as e:
         raise RenderError(f'{path} is not JSON ({e}); delete the folder to start afresh') from e
     found, wanted = found.get('generator', found), json.loads(json.dumps(generator))
-    defaults = json.loads(json.dumps(asdict(Factors())))
+    defaults = json.loads(json.dumps(usual_factors(wanted.get('preset'))))
     found, wanted = (g | dict(factors=defaults | g.get('factors', {})) for g in (found, wanted))
     built = [{k: g.get(k) for k in BUILD} for g in (found, wanted)]
     said, elsewhere = disagreements(found, wanted), disagreements(*built, now='here')

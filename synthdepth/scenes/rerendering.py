@@ -20,7 +20,8 @@ from ..errors import disagreements
 from ..files import hold, write_json, write_text
 from .dataset_folder import KEPT, WORK, begin, builds, capture_metadata
 from .dataset_folder import captures_file, faults_file, finish
-from .description import PRESETS, Scene, factors
+from .description import Scene
+from .presets import PRESETS, factors
 from .exact_depth import z_depth
 from .mitsuba_scene import RenderError, choose_variant, pinhole_sensor, to_mitsuba
 from .picture import focal_options

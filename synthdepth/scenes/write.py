@@ -28,9 +28,10 @@ from .custom import add_environments, add_meshes
 from .dataset_folder import KEPT, WORK, builds, capture_metadata, captures_file
 from .dataset_folder import claim, faults_file, finish, is_complete, is_rendered
 from .dataset_folder import kinds_of, retire, save_view, together
-from .description import Factors, factors
+from .description import Factors
 from .mitsuba_scene import RenderError, choose_variant
 from .picture import focal_options
+from .presets import factors, usual_factors
 from .render import EXTRAS, Pictures, render_scene, view_fault
 from .sampling import sample_scene
 from ..signals import Interrupted, Watch, ignore_signals, raise_once, signals_held
@@ -74,7 +75,7 @@ def scene_job(
     index: int,       # of the scene, 0 or more
 ) -> SceneJob:
     "The job that renders a scene; factors that an older dataset lacks have their defaults."
-    f = factors(generator['preset'], **asdict(Factors()) | generator['factors'])
+    f = factors(generator['preset'], **usual_factors(generator['preset']) | generator['factors'])
     pictures = Pictures(tuple(generator['size']), generator['spp'], generator['denoise'],
                         tuple(generator.get('extras', ())), generator.get('focal'))
     return SceneJob(out, generator['preset'], f, generator['seed'], index, pictures)
