@@ -7,16 +7,17 @@ __all__ = ['ROOMS', 'OUTLINE_NAMES', 'SMALL', 'HomeFactors']
 from dataclasses import dataclass
 
 from .catalogue import KINDS, SHAPES
-from .description import ENVIRONMENTS, SKIES, check_counts, check_names, check_range
+from .description import ENVIRONMENTS, SKIES
+from .description import check_counts, check_names, check_range
 from .household import REAL_SIZES
 from .household_materials import FABRICS, HOUSE_FLOORS, HOUSE_WALLS, LAMPS, PRINTS
 from .materials import MATERIALS
 
-# %% ../../nbs/1_scenes/04b_home_factors.ipynb #d84a5e97
+# %% ../../nbs/1_scenes/04b_home_factors.ipynb #8591e8a5
 ROOMS = ('living', 'bedroom', 'kitchen', 'office', 'dining', 'bathroom', 'storage', 'corridor')
 OUTLINE_NAMES = ('box', 'corner', 'alcove', 'column', 'partition')
 
-# %% ../../nbs/1_scenes/04b_home_factors.ipynb #b6598b55
+# %% ../../nbs/1_scenes/04b_home_factors.ipynb #98f6dc71
 def _check_home(f):
     "Raise ValueError for the first factor that nothing can be drawn from."
     if f.kind != 'home': raise ValueError(f"factor kind is {f.kind!r}; expected 'home'")
@@ -36,10 +37,12 @@ def _check_home(f):
     for pair in f.room: check_range('room', pair, 1.5)
     check_counts(f)
 
-# %% ../../nbs/1_scenes/04b_home_factors.ipynb #5e1ce3a4
-SMALL = (*(s for s in REAL_SIZES if s in KINDS['small']), 'clock', 'table_lamp', 'laptop', 'phone', 'printer', 'fan', 'kettle',
-         'toaster', 'microwave', 'houseplant', 'crate', 'basket', 'bin', 'cushion', 'bottle', 'vase',
-         'goblet', 'bowl', 'cup', 'bucket', 'star', 'house', 'car', 'rocket', 'stool')
+# %% ../../nbs/1_scenes/04b_home_factors.ipynb #7d68cde7
+SMALL = (  # what lies about
+    *(s for s in REAL_SIZES if s in KINDS['small']), 'clock', 'table_lamp', 'laptop', 'phone',
+    'printer', 'fan', 'kettle', 'toaster', 'microwave', 'houseplant', 'crate', 'basket', 'bin',
+    'cushion', 'bottle', 'vase', 'goblet', 'bowl', 'cup', 'bucket', 'star', 'house', 'car',
+    'rocket', 'stool')
 _CHANCES = ('passages', 'slopes', 'curtains', 'blinds', 'radiators', 'mirrors', 'clocks', 'screens',
             'rugs', 'lit')
 _FROM_ZERO = ('windows', 'sun', 'doors', 'furniture', 'pictures', 'people', 'plants', 'smalls',

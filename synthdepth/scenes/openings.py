@@ -15,7 +15,7 @@ from .description import Object
 from .plans import Face, Plan, along_wall, block_faces, outer_walls
 from .standing import Place, is_free, keep_free, place_object, surrounding_box
 
-# %% ../../nbs/1_scenes/04g_openings.ipynb #2c714c56
+# %% ../../nbs/1_scenes/04g_openings.ipynb #8f8fc1c7
 @dataclass(frozen=True)
 class Opening:
     "A rectangular hole in an outer wall."
@@ -28,7 +28,7 @@ class Opening:
 
 THICK = .12  # metres of a wall
 
-# %% ../../nbs/1_scenes/04g_openings.ipynb #01d04d53
+# %% ../../nbs/1_scenes/04g_openings.ipynb #248922c4
 def wall_parts(
     length: float,   # of the wall in metres
     height: float,   # metres
@@ -43,7 +43,7 @@ def wall_parts(
         at = o.right
     return [*parts, (at, length + THICK, 0., height)]
 
-
+# %% ../../nbs/1_scenes/04g_openings.ipynb #90b46e74
 def slab(
     face: Face,      # a wall
     part: tuple,     # left, right, low, high in metres
@@ -55,7 +55,7 @@ def slab(
     size = right-left, high-low, thick
     return place_object('box', material, face.at((left+right)/2, -thick/2), low, size, face.yaw)
 
-# %% ../../nbs/1_scenes/04g_openings.ipynb #7c9aaf7e
+# %% ../../nbs/1_scenes/04g_openings.ipynb #e59ef12e
 def shell(
     plan: Plan,        # of a room
     materials: tuple,  # of the four walls, the floor and the ceiling
@@ -73,12 +73,12 @@ def shell(
                   for p in wall_parts(face.length, plan.height, holes)]
     return parts
 
-# %% ../../nbs/1_scenes/04g_openings.ipynb #828fec38
+# %% ../../nbs/1_scenes/04g_openings.ipynb #11db2408
 def block_walls(
     plan: Plan,     # of a room with blocks
     material: str,  # in MATERIALS
 ) -> list[Object]:
-    "The sides of what juts into the room, hollow inside, and tops of those that end below the ceiling."
+    "The sides of what juts into the room, hollow inside, and the tops of breast-high walls."
     parts = []
     for b in plan.blocks:
         for side in block_faces(b):
@@ -87,7 +87,8 @@ def block_walls(
             parts.append(slab(side, (end, side.length-end, 0., b.height), material, thick))
         if b.height < plan.height - .01:
             size = b.x[1]-b.x[0] + .02, .04, b.z[1]-b.z[0] + .02
-            parts.append(place_object('box', material, (sum(b.x)/2, sum(b.z)/2), b.height-.02, size))
+            at = sum(b.x)/2, sum(b.z)/2
+            parts.append(place_object('box', material, at, b.height - .02, size))
     return parts
 
 
@@ -106,7 +107,7 @@ def sloping_ceiling(
     size = face.length + 2*t, t, run + 4*t
     return Object('box', material, (middle[0], up, middle[1]), size, tuple(turn), 0.)
 
-# %% ../../nbs/1_scenes/04g_openings.ipynb #9c67fa81
+# %% ../../nbs/1_scenes/04g_openings.ipynb #82ff7d93
 def window_kind(
     place: Place,  # a room
 ) -> tuple:        # width, lower and upper edge in metres
@@ -116,7 +117,7 @@ def window_kind(
     head = min(rng.uniform(2., 2.35), place.plan.height - .15)
     return float(rng.uniform(.7, 2.2)), sill, float(head)
 
-
+# %% ../../nbs/1_scenes/04g_openings.ipynb #5d0adb04
 def window_openings(
     place: Place,    # furnished
     closed: tuple,   # walls, 0..3, that have no open air behind them
@@ -140,7 +141,7 @@ def window_openings(
         found.append(Opening(face.wall, a, float(a + w), low, high))
     return found
 
-# %% ../../nbs/1_scenes/04g_openings.ipynb #1acdc832
+# %% ../../nbs/1_scenes/04g_openings.ipynb #67176246
 def passage_opening(
     place: Place,  # empty
 ) -> Opening | None:
@@ -158,11 +159,11 @@ def passage_opening(
     a = float(face.offset + left)
     return Opening(face.wall, a, a + float(wide), 0., min(float(high), place.plan.height - .1))
 
-
+# %% ../../nbs/1_scenes/04g_openings.ipynb #0a173b8f
 def next_room(
     plan: Plan,        # of a room
     hole: Opening,     # in one of its walls
-    rng: Generator,
+    rng: Generator,  # whatever is drawn comes from it
 ) -> tuple:            # Plan of the room behind it, Opening in its wall
     "A smaller room behind a hole, wall to wall."
     face, middle = outer_walls(plan)[hole.wall], (hole.left + hole.right)/2

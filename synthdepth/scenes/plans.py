@@ -10,7 +10,7 @@ from math import cos, radians, sin
 
 from numpy.random import Generator
 
-# %% ../../nbs/1_scenes/04d_plans.ipynb #23e1984d
+# %% ../../nbs/1_scenes/04d_plans.ipynb #b3bfdd9d
 @dataclass(frozen=True)
 class Face:
     "A stretch of wall, as one sees it who stands before it."
@@ -30,7 +30,7 @@ class Face:
         c, s = cos(radians(self.yaw)), sin(radians(self.yaw))
         return (self.start[0] + along*c + out*s, self.start[1] - along*s + out*c)
 
-# %% ../../nbs/1_scenes/04d_plans.ipynb #b3bfdd9d
+# %% ../../nbs/1_scenes/04d_plans.ipynb #cefd9b28
 @dataclass(frozen=True)
 class Block:
     "Something as solid as a wall that stands in a room."
@@ -54,7 +54,7 @@ class Plan:
     @property
     def high(self) -> tuple: return (self.centre[0] + self.width/2, self.centre[1] + self.depth/2)
 
-# %% ../../nbs/1_scenes/04d_plans.ipynb #8651c699
+# %% ../../nbs/1_scenes/04d_plans.ipynb #0ff13df8
 def outer_walls(
     plan: Plan,       # of a room
 ) -> list[Face]:      # behind, right of, before and left of one who looks along +z
@@ -65,7 +65,7 @@ def outer_walls(
     return [Face(start, yaw, length, plan.slope[1] if plan.slope and plan.slope[0] == k else h, k)
             for k, (start, yaw, length) in enumerate(ends)]
 
-# %% ../../nbs/1_scenes/04d_plans.ipynb #ec1238e4
+# %% ../../nbs/1_scenes/04d_plans.ipynb #3e214ffb
 def block_faces(
     block: Block,  # in a room
 ) -> list[Face]:
@@ -75,7 +75,7 @@ def block_faces(
             ((x1, z0), 180., x1-x0), ((x0, z0), -90., z1-z0))
     return [Face(start, yaw, length, h) for start, yaw, length in ends]
 
-# %% ../../nbs/1_scenes/04d_plans.ipynb #d6ec1317
+# %% ../../nbs/1_scenes/04d_plans.ipynb #f1e27350
 def along_wall(
     face: Face,   # a wall
     at: tuple,    # x, z in metres
@@ -93,7 +93,7 @@ def from_wall(
     a = radians(face.yaw)
     return (at[0] - face.start[0])*sin(a) + (at[1] - face.start[1])*cos(a)
 
-# %% ../../nbs/1_scenes/04d_plans.ipynb #776f398c
+# %% ../../nbs/1_scenes/04d_plans.ipynb #0b39b8f0
 NEAR = 1e-3  # metres; what is nearer touches
 
 
@@ -103,7 +103,7 @@ def _covered(face: Face, block: Block) -> tuple | None:
     along = [along_wall(face, c) for c in corners]
     return (min(along), max(along)) if min(from_wall(face, c) for c in corners) < NEAR else None
 
-# %% ../../nbs/1_scenes/04d_plans.ipynb #6ba8ba91
+# %% ../../nbs/1_scenes/04d_plans.ipynb #c3e89ef2
 def free_stretches(
     face: Face,      # an outer wall
     blocks: tuple,   # of Block
@@ -130,7 +130,7 @@ def _in_room(plan: Plan, at: tuple) -> bool:
     return inside and not any(b.x[0] < at[0] < b.x[1] and b.z[0] < at[1] < b.z[1]
                               for b in plan.blocks)
 
-# %% ../../nbs/1_scenes/04d_plans.ipynb #595dbcb9
+# %% ../../nbs/1_scenes/04d_plans.ipynb #3f9ae23a
 def _corner_block(w, h, d, rng: Generator) -> list[Block]:
     "A walled-off corner: the room is an L."
     a, b = rng.uniform(.25, .5)*w, rng.uniform(.25, .5)*d
@@ -162,7 +162,7 @@ def _partition_block(w, h, d, rng: Generator) -> list[Block]:
     z = (d/2-length, d/2) if front else (-d/2, length-d/2)
     return [Block((x-t/2, x+t/2), z, float(rng.choice([h, rng.uniform(.9, 1.3)])))]
 
-# %% ../../nbs/1_scenes/04d_plans.ipynb #39fe0d82
+# %% ../../nbs/1_scenes/04d_plans.ipynb #7c99d5d2
 OUTLINES = dict(box=lambda *_: [], corner=_corner_block, alcove=_alcove_blocks,
                 column=_column_block, partition=_partition_block)
 LEAST = 2.6  # metres of the shorter side of a room that is more than a box
@@ -173,7 +173,7 @@ def outline_blocks(
     width: float,    # along x, metres
     height: float,   # metres
     depth: float,    # along z, metres
-    rng: Generator,
+    rng: Generator,  # whatever is drawn comes from it
 ) -> tuple:          # of Block
     "What makes a box the outline; nothing where the room is too small for it."
     if min(width, depth) < LEAST: return ()

@@ -19,7 +19,7 @@ from .catalogue import shape_mesh
 from .description import Object
 from .plans import Plan, faces
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #82889056
+# %% ../../nbs/1_scenes/04e_standing.ipynb #698a2337
 @cache
 def proportions(
     shape: str,    # in SHAPES
@@ -27,7 +27,7 @@ def proportions(
     "How wide, high and deep a shape is."
     return np.ptp(shape_mesh(shape).corners.reshape(-1, 3), 0).astype(float)
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #47e93a44
+# %% ../../nbs/1_scenes/04e_standing.ipynb #f6cb3f4b
 @dataclass(frozen=True)
 class Level:
     "A flat part of a shape that something can stand on; shares of the shape's own extents."
@@ -45,7 +45,7 @@ def _upward(shape: str, sign: float) -> tuple:
     flat = sign*normal[:, 1] > .99*area.clip(1e-9)
     return corners[flat], area[flat]
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #579a13d8
+# %% ../../nbs/1_scenes/04e_standing.ipynb #2570f5b7
 @cache
 def levels(
     shape: str,           # in SHAPES
@@ -65,7 +65,7 @@ def levels(
         if gap > .06: found.append(Level(float(y + .5), (x0, x1), (z0, z1), gap))
     return tuple(found)
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #b3548feb
+# %% ../../nbs/1_scenes/04e_standing.ipynb #953ce524
 @dataclass(eq=False)
 class Stood:
     "A thing in its place."
@@ -79,7 +79,7 @@ class Stood:
     @property
     def top(self) -> float: return self.base + self.size[1]
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #ffed2939
+# %% ../../nbs/1_scenes/04e_standing.ipynb #ebdcce32
 @dataclass(eq=False)
 class Place:
     "A room while it is being filled."
@@ -104,7 +104,7 @@ class Place:
         "Random numbers of its own for everything that can be taken away."
         return np.random.default_rng([*self.key, crc32(name.encode())])
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #a39129da
+# %% ../../nbs/1_scenes/04e_standing.ipynb #23e3d0e6
 def overlap(
     a: tuple,            # (6,) lowest x, y, z, highest x, y, z, metres
     b: tuple,            # (6,) the same
@@ -126,7 +126,7 @@ def surrounding_box(
     x, z = (c*size[0] + s*size[2])/2, (s*size[0] + c*size[2])/2
     return (at[0]-x, base, at[1]-z, at[0]+x, base+size[1], at[1]+z)
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #13eb80ac
+# %% ../../nbs/1_scenes/04e_standing.ipynb #d60a011a
 def ceiling_at(
     plan: Plan,   # of a room
     at: tuple,    # x, z in metres
@@ -155,7 +155,7 @@ def is_free(
 
 NEAR = 1e-3  # metres
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #36710645
+# %% ../../nbs/1_scenes/04e_standing.ipynb #60a8160e
 def place_object(
     shape: str,        # in SHAPES
     material: str,     # in MATERIALS
@@ -171,7 +171,7 @@ def place_object(
     middle = (float(at[0]), float(base + size[1]/2), float(at[1]))
     return Object(shape, str(material), middle, scale, tuple(turn), float(texture))
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #6363925c
+# %% ../../nbs/1_scenes/04e_standing.ipynb #26227c2d
 def stand(
     place: Place,      # the room; what finds its place is added
     shape: str,        # in SHAPES
@@ -198,17 +198,17 @@ def stand(
     place.stood.append(found)
     return found
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #6a7b6962
+# %% ../../nbs/1_scenes/04e_standing.ipynb #cbd8c559
 def stand_at_wall(
     place: Place,      # the room
-    rng: Generator,
+    rng: Generator,  # whatever is drawn comes from it
     shape: str,        # in SHAPES
     material: str,     # in MATERIALS
     size: tuple,       # (3,) width, height, depth, metres
     base: float = 0.,  # height of the lowest point, metres
     gap: float = .02,  # metres between the wall and it
     before: float = 0.,  # metres in front of it that have to be free
-    tries: int = 12,
+    tries: int = 12,  # places that are tried
     outer: bool = False,  # only at walls with the open air behind them
     texture: float = 0.,  # metres that the picture of its material covers; 0: not said
 ) -> tuple | None:     # Stood, Face, metres along it; None where there is no room
@@ -223,16 +223,16 @@ def stand_at_wall(
         found = stand(place, shape, material, at, size, face.yaw, base, before, (), texture)
         if found: return found, face, along
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #728b79f2
+# %% ../../nbs/1_scenes/04e_standing.ipynb #beba7df4
 def stand_anywhere(
     place: Place,    # the room
-    rng: Generator,
+    rng: Generator,  # whatever is drawn comes from it
     shape: str,      # in SHAPES
     material: str,   # in MATERIALS
     size: tuple,     # (3,) width, height, depth, metres
     yaws=None,       # degrees to choose from; None: any
     margin: float = 0.,  # metres to all sides that have to be free, too
-    tries: int = 12,
+    tries: int = 12,  # places that are tried
     texture: float = 0.,  # metres that the picture of its material covers; 0: not said
 ) -> Stood | None:
     "Put a thing on the floor."
@@ -244,7 +244,7 @@ def stand_anywhere(
         if not is_free(place, surrounding_box(at, 0, around, yaw)): continue
         if found := stand(place, shape, material, at, size, yaw, texture=texture): return found
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #ec979031
+# %% ../../nbs/1_scenes/04e_standing.ipynb #2cdaa9e9
 def keep_free(
     place: Place,      # the room
     at: tuple,         # x, z of the middle, metres
@@ -265,7 +265,7 @@ def release(
     place.boxes = [b for b in place.boxes if b not in place.kept]
     place.kept = []
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #b7891b6f
+# %% ../../nbs/1_scenes/04e_standing.ipynb #45c7031d
 def local_place(
     below: Stood,  # a piece of furniture
     x: float,      # metres to the right of its middle, as it sees it
@@ -300,7 +300,7 @@ def put_on(
     place.put.append(Stood(shape, there, base, tuple(size), turn, box))
     return place.put[-1]
 
-# %% ../../nbs/1_scenes/04e_standing.ipynb #5de700ec
+# %% ../../nbs/1_scenes/04e_standing.ipynb #c75334d4
 def level_area(
     on: Stood,      # a piece of furniture
     level: Level,   # of its shape
