@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from .catalogue import KINDS, SHAPES
-from .materials import MATERIALS
+from .catalogue import KINDS, SHAPES, STUDIED_SHAPES
+from .materials import MATERIALS, STUDIED_MATERIALS
 
 # %% ../../nbs/1_scenes/04_description.ipynb #487e9bd0
 @dataclass(frozen=True)
@@ -39,14 +39,6 @@ class View:
 
 # %% ../../nbs/1_scenes/04_description.ipynb #6e746d74
 @dataclass(frozen=True)
-class Lens:
-    k1: float = 0.
-    k2: float = 0.
-    vignetting: float = 0.
-    exposure: float = 0.
-    noise: float = 0.
-
-@dataclass(frozen=True)
 class Scene:
     "Everything a renderer needs to know, and nothing it decides."
     name: str        # unique in a dataset, e.g. 'abstract-0-00003'
@@ -57,7 +49,6 @@ class Scene:
     objects: tuple   # of Object
     views: tuple     # of View
     sun_colour: tuple = (1., 1., 1.)  # linear RGB of the directional light, luminance 1
-    lens: object = None
 
 # %% ../../nbs/1_scenes/04_description.ipynb #29c99789
 def as_tuples(
@@ -122,8 +113,8 @@ BACKGROUNDS = (*SOLID, *SKIES)
 ENVIRONMENTS: dict[str, str] = {}  # name -> path of a user's own HDR picture
 
 # %% ../../nbs/1_scenes/04_description.ipynb #4dccadc6
-SURFACES = tuple(m for m in MATERIALS if m != 'lamp')
-THINGS = tuple(s for s in SHAPES if s not in KINDS['light'])
+SURFACES = tuple(m for m in STUDIED_MATERIALS if m != 'lamp')
+THINGS = tuple(s for s in STUDIED_SHAPES if s not in KINDS['light'])
 
 # %% ../../nbs/1_scenes/04_description.ipynb #790d6a2a
 def check_names(

@@ -10,7 +10,8 @@ from .catalogue import KINDS, SHAPES
 from .description import ENVIRONMENTS, SKIES
 from .description import check_counts, check_names, check_range
 from .household import REAL_SIZES
-from .household_materials import FABRICS, HOUSE_FLOORS, HOUSE_WALLS, LAMPS, PRINTS
+from .household_materials import BULBS, FABRICS, HOUSE_FLOORS, HOUSE_WALLS
+from .household_materials import LAMPS, PRINTS
 from .materials import MATERIALS
 
 # %% ../../nbs/1_scenes/04b_home_factors.ipynb #8591e8a5
@@ -25,7 +26,7 @@ def _check_home(f):
     check_names('outlines', f.outlines, OUTLINE_NAMES)
     check_names('shapes', f.shapes, SHAPES)
     check_names('backgrounds', f.backgrounds, (*SKIES, *ENVIRONMENTS))
-    for name in ('walls', 'floors', 'fabrics', 'prints', 'lights'):
+    for name in ('walls', 'floors', 'fabrics', 'prints', 'lights', 'bulbs'):
         check_names(name, getattr(f, name), MATERIALS)
     for name in _FROM_ZERO: check_range(name, getattr(f, name), 0)
     for name in ('pitch', 'roll', 'distortion', 'exposure'): check_range(name, getattr(f, name))
@@ -44,7 +45,7 @@ SMALL = (  # what lies about
     'cushion', 'bottle', 'vase', 'goblet', 'bowl', 'cup', 'bucket', 'star', 'house', 'car',
     'rocket', 'stool')
 _CHANCES = ('passages', 'slopes', 'curtains', 'blinds', 'radiators', 'mirrors', 'clocks', 'screens',
-            'rugs', 'lit')
+            'rugs', 'lit', 'skirting')
 _FROM_ZERO = ('windows', 'sun', 'doors', 'furniture', 'pictures', 'people', 'plants', 'smalls',
               'clutter', 'lamps', 'pendants', 'fov', 'eye', 'vignetting', 'noise')
 
@@ -58,7 +59,8 @@ class HomeFactors:
     outlines: tuple = OUTLINE_NAMES  # to draw from; 'box' is a plain room
     passages: float = .35            # chance of an open passage to another room
     slopes: float = .12              # chance of a sloping ceiling
-    windows: tuple = (0, 4)          # how many
+    skirting: float = .7             # chance of boards along the foot of the walls
+    windows: tuple = (0, 5)          # how many
     backgrounds: tuple = ('clear', 'overcast', 'sunset', 'night')  # skies behind the windows
     sun: tuple = (2., 9.)            # W/m2 where it shines
     sun_kelvin: tuple = (4000., 7000.)  # its colour temperature
@@ -66,16 +68,16 @@ class HomeFactors:
     curtains: float = .6             # chance that windows have some
     blinds: float = .25              # chance that a window has one
     radiators: float = .5            # chance of one below a window
-    furniture: tuple = (.5, 1.)      # share of what a room of its sort may have
+    furniture: tuple = (.6, 1.)      # share of what a room of its sort may have
     pictures: tuple = (0, 7)         # how many, framed or not
     mirrors: float = .3              # chance of one
     clocks: float = .2               # chance of one
     screens: float = .8              # chance that there are some where people sit or work
     rugs: float = .6                 # chance of one
-    people: tuple = (0, 2)           # how many
+    people: tuple = (0, 3)           # how many; few are likelier
     plants: tuple = (0, 3)           # how many large ones
-    clutter: tuple = (0, 14)         # things on the floor, at most
-    smalls: tuple = (0., 1.6)        # things on furniture and in shelves; 1 is usual
+    clutter: tuple = (0, 16)         # things on the floor, at most
+    smalls: tuple = (0., 2.)        # things on furniture and in shelves; 1 is usual
     shapes: tuple = SMALL            # of what lies about
     walls: tuple = HOUSE_WALLS       # materials to draw from
     floors: tuple = HOUSE_FLOORS     # the same
@@ -85,7 +87,8 @@ class HomeFactors:
     lamps: tuple = (1, 3)            # luminous panels in the ceiling
     pendants: tuple = (0, 2)         # lamps that hang from it
     lit: float = .6                  # chance that a lamp that stands is on
-    lights: tuple = LAMPS            # colours of light to draw from
+    lights: tuple = LAMPS            # of panels: colours of light to draw from
+    bulbs: tuple = BULBS             # of lamps that stand or hang: the same
     fov: tuple = (35., 90.)          # vertical, degrees; the middle third is the likeliest
     eye: tuple = (.4, 2.)            # height of the camera, metres
     pitch: tuple = (-35., 15.)       # degrees, positive looks up; the ends are rare

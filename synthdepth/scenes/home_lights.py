@@ -8,16 +8,17 @@ import numpy as np
 
 from .description import Lens
 from .plans import outer_walls
-from .standing import Place, ceiling_at, is_free, place_object, surrounding_box
+from .standing import Place, ceiling_at, is_free, place_object
+from .standing import stream, surrounding_box
 from .uses import draw_material, draw_size
 
 # %% ../../nbs/1_scenes/04k_home_lights.ipynb #a880f42f
 def lamp_colours(
     place: Place,  # the room
 ) -> list[str]:    # materials
-    "The one or two colours of the lamps of a room."
-    rng = place.stream('lamp colours')
-    return [str(m) for m in rng.choice(place.factors.lights, 2)]
+    "The colour of the panels of a home, and that of its bulbs."
+    rng = stream(place.key[:3], 'lamp colours')  # a home has one kind of them
+    return [str(rng.choice(names)) for names in (place.factors.lights, place.factors.bulbs)]
 
 # %% ../../nbs/1_scenes/04k_home_lights.ipynb #df7ca58d
 def ceiling_panels(
@@ -59,9 +60,12 @@ def hang_pendants(
         rng = place.stream(f'pendant-{k}')
         size, material = draw_size('pendant_lamp', rng), draw_material(place, 'pendant_lamp', rng)
         share, base = rng.uniform(-.35, .35, 2), rng.uniform(1.5, 1.9)
-        at = tables[k].at if k < len(tables) else (plan.centre[0] + float(share[0]*plan.width),
-                                                   plan.centre[1] + float(share[1]*plan.depth))
-        base = max(base, plan.height - size[1] - .01)
+        anywhere = plan.centre[0] + float(share[0]*plan.width), plan.centre[1] + float(
+            share[1]*plan.depth)
+        at, low = (tables[k].at, base) if k < len(tables) else (anywhere, base + .4)
+        base = max(low, plan.height - size[1] - .01)
+        if base + .3*size[1] > plan.height: continue
+        size = size[0], plan.height - base - .005, size[2]
         below = size[0], plan.height - base - .01, size[2]
         if not is_free(place, surrounding_box(at, base, below, 0)): continue
         place.objects.append(place_object('pendant_lamp', material, at, base, size))

@@ -75,8 +75,9 @@ def pose_fault(
     ways = np.c_[GRID*[t*4/3, t], np.ones(len(GRID))]@camera_pose(view)[:3, :3].T
     room = np.array([plan.low[0], 0, plan.low[1], plan.high[0], plan.height, plan.high[1]])
     depth, met = first_hits(at, ways, boxes, room)
-    seen = len(set(met.tolist()))
-    return abs(np.log(np.median(depth)/wanted)) + .8*(depth < .5).mean() - .06*min(seen, 8)
+    seen, (near, far) = len(set(met.tolist())), np.quantile(depth, (.1, .9))
+    much = .1*min(seen, 9) + .25*min(np.log(far/near), 2)
+    return abs(np.log(np.median(depth)/wanted)) + .8*(depth < .4).mean() - much
 
 # %% ../../nbs/1_scenes/04l_home_views.ipynb #54716273
 def draw_view(
@@ -86,6 +87,6 @@ def draw_view(
 ) -> View:
     "The best of some poses for a depth that is drawn first."
     rng, boxes = place.stream(f'view {n}'), np.array(place.boxes).reshape(-1, 6)
-    wanted = np.exp(np.log(2.5) + .4*rng.normal())
-    poses = [draw_pose(place, rng) for _ in range(24)]
+    wanted = np.exp(np.log(2.7) + .45*rng.normal())
+    poses = [draw_pose(place, rng) for _ in range(28)]
     return min(poses, key=lambda v: pose_fault(place, boxes, v, fov, wanted))

@@ -21,11 +21,12 @@ from .home_views import draw_view
 from .on_walls import dress_window, hang_doors, hang_others, hang_pictures
 from .on_walls import window_frame
 from .openings import Opening, block_walls, next_room, passage_opening, shell
-from .openings import sloping_ceiling, window_openings
+from .openings import skirting, sloping_ceiling, window_openings
 from .plans import Plan, outer_walls, outline_blocks
 from .small_things import clutter_floor, fill_furniture, lay_rugs, put_people
 from .small_things import put_plants
 from .standing import Place, keep_free, release
+from .uses import POOLS
 
 # %% ../../nbs/1_scenes/04m_homes.ipynb #035ec081
 USUAL = dict(  # sort of room -> usual width and depth, metres
@@ -54,8 +55,9 @@ def draw_plan(
 # %% ../../nbs/1_scenes/04m_homes.ipynb #85f3e335
 PROGRAMS: dict[str, list] = dict(  # sort of room -> what is put there: function, how often
     living=[(seating, 1, 1), (screen_unit, 0, 1), (partial(piece, shape='bookcase'), 0, 2),
-            (partial(piece, shape='sideboard'), 0, 1), (partial(piece, shape='armchair'), 0, 2),
+            (partial(piece, shape='sideboard'), 0, 2), (partial(piece, shape='armchair'), 0, 3),
             (dining_set, 0, 1), (desk_set, 0, 1), (partial(piece, shape='floor_lamp'), 0, 2),
+            (partial(piece, shape='drawers'), 0, 1), (partial(piece, shape='coffee_table'), 0, 1),
             (partial(piece, shape='fireplace'), 0, 1)],
     bedroom=[(bed_set, 1, 1), (partial(piece, shape='wardrobe'), 0, 2),
              (partial(piece, shape='drawers'), 0, 2), (desk_set, 0, 1),
@@ -63,8 +65,8 @@ PROGRAMS: dict[str, list] = dict(  # sort of room -> what is put there: function
              (screen_unit, 0, 1), (partial(piece, shape='basket'), 0, 1)],
     kitchen=[(kitchen_run, 1, 1), (kitchen_run, 0, 1), (dining_set, 0, 1),
              (partial(piece, shape='sideboard'), 0, 1), (partial(piece, shape='bin'), 0, 2),
-             (partial(piece, shape='bookcase'), 0, 1)],
-    office=[(desk_set, 1, 5), (partial(piece, shape='bookcase'), 0, 3),
+             (partial(piece, shape='bookcase'), 0, 1), (partial(piece, shape='crate'), 0, 2)],
+    office=[(desk_set, 2, 6), (partial(piece, shape='bookcase'), 0, 3),
             (partial(piece, shape='drawers'), 0, 2), (partial(piece, shape='wardrobe'), 0, 1),
             (partial(piece, shape='bin'), 0, 2), (partial(piece, shape='couch'), 0, 1),
             (partial(piece, shape='coat_rack'), 0, 1)],
@@ -110,6 +112,9 @@ def build(
     walls = [other if k == different else wall for k in range(4)]
     place.objects += shell(plan, (*walls, floor, ceiling), openings) + block_walls(plan, wall)
     if plan.slope: place.objects.append(sloping_ceiling(plan, ceiling))
+    rng = place.stream('skirting')
+    board, high = str(rng.choice([*POOLS['wood'], 'paint_white'])), float(rng.uniform(.05, .14))
+    if rng.random() < f.skirting: place.objects += skirting(place, openings, board, high)
 
 # %% ../../nbs/1_scenes/04m_homes.ipynb #302eb4cd
 def finish_room(

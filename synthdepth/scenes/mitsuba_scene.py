@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['OLDEST_LLVM', 'FAR_CORNERS', 'FAR_NORMALS', 'FAR_UV', 'NEAR_CLIP', 'RenderError', 'llvm_problem', 'variant_problem',
-           'choose_variant', 'bsdf', 'loaded_bsdfs', 'texture_coordinates', 'object_triangles', 'merged_triangles',
+           'choose_variant', 'bsdf', 'loaded_bsdf', 'texture_coordinates', 'object_triangles', 'merged_triangles',
            'shines', 'area_light', 'material_mesh', 'sky_light', 'sun_light', 'objects_by_material', 'to_mitsuba',
            'turn_sun', 'to_world', 'box_film', 'load_sensor', 'pinhole_sensor', 'thin_lens_sensor', 'aim']
 
@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from ..errors import SynthdepthError
 from .catalogue import shape_mesh
 from .description import Object, Scene, View, camera_pose, sun_direction
-from .materials import MATERIALS, Material
+from .materials import MATERIALS, STUDIED_MATERIALS, Material
 from .skies import sky
 
 # %% ../../nbs/1_scenes/08_mitsuba_scene.ipynb #805cd7ba
@@ -91,12 +91,13 @@ def bsdf(
 
 # %% ../../nbs/1_scenes/08_mitsuba_scene.ipynb #b691087d
 @cache
-def loaded_bsdfs(
+def loaded_bsdf(
+    name: str,     # in MATERIALS
     variant: str,  # as choose_variant returns it
-) -> dict:         # name in MATERIALS -> mitsuba.BSDF
-    "All materials, loaded once for a variant."
+):                 # mitsuba.BSDF
+    "A material, loaded once for a variant."
     import mitsuba as mi
-    return {name: mi.load_dict(bsdf(m)) for name, m in MATERIALS.items()}
+    return mi.load_dict(bsdf(MATERIALS[name]))
 
 # %% ../../nbs/1_scenes/08_mitsuba_scene.ipynb #740d2023
 def texture_coordinates(
@@ -162,7 +163,7 @@ def material_mesh(
     import mitsuba as mi
     corners, normals, uv = merged_triangles(objects)
     props = mi.Properties()
-    props['bsdf'] = loaded_bsdfs(variant)[name]
+    props['bsdf'] = loaded_bsdf(name, variant)
     if shines(name, objects): props['emitter'] = mi.load_dict(area_light(MATERIALS[name]))
     n = len(corners)
     mesh = mi.Mesh(name, 3*n, n, has_vertex_normals=True, has_vertex_texcoords=True, props=props)
@@ -197,12 +198,15 @@ def sun_light(
 # %% ../../nbs/1_scenes/08_mitsuba_scene.ipynb #13e09644
 def objects_by_material(
     scene: Scene,  # of known materials
-) -> dict[str, list[Object]]:  # every name in MATERIALS -> the objects made of it
+) -> dict[str, list[Object]]:  # name in MATERIALS -> the objects made of it
     "The objects that become one mesh; ValueError for a material that does not exist."
     if unknown := {o.material for o in scene.objects} - set(MATERIALS):
         raise ValueError(f'scene {scene.name} has unknown materials {sorted(unknown)}; '
                          f'known: {", ".join(MATERIALS)}')
-    return {name: [o for o in scene.objects if o.material == name] for name in MATERIALS}
+    groups = {name: [o for o in scene.objects if o.material == name] for name in MATERIALS}
+    if any(objects for name, objects in groups.items() if name not in STUDIED_MATERIALS):
+        return groups
+    return {name: groups[name] for name in STUDIED_MATERIALS}
 
 # %% ../../nbs/1_scenes/08_mitsuba_scene.ipynb #9c4cc09f
 def to_mitsuba(

@@ -13,6 +13,7 @@ from numpy.random import Generator
 from .catalogue import shape_mesh
 from .household import REAL_SIZES
 from .household_materials import CLOTHES, HOUSE_METALS, HOUSE_WOODS
+from .household_materials import LEAVES
 from .standing import Place, proportions
 
 # %% ../../nbs/1_scenes/04f_uses.ipynb #946d8721
@@ -40,8 +41,8 @@ METAL = ('aluminium', 'steel_brushed', *HOUSE_METALS)
 PLASTIC = ('plastic_white', 'plastic_white', 'rubber', 'rubber', 'plastic_red', 'plastic_blue',
            'plastic_yellow', 'plastic_green')
 POOLS: dict[str, tuple] = dict(  # use -> materials; those of fabrics and prints are factors
-    wood=WOOD, metal=METAL, plastic=PLASTIC, dark=('rubber', *HOUSE_METALS[-1:]),
-    white=('plastic_white', 'paint_white', 'ceramic'), green=('plastic_green', 'paint_green'),
+    wood=WOOD, metal=METAL, plastic=PLASTIC, dark=('rubber', 'metal_black', 'metal_black'),
+    white=('plastic_white', 'paint_white', 'ceramic'), green=LEAVES,
     ceramic=('ceramic', 'ceramic', 'terracotta', 'marble', 'plastic_blue', 'plastic_yellow'),
     clothes=CLOTHES, glassy=('glass_tinted', 'glass_clear', 'plastic_green'))
 
@@ -53,14 +54,14 @@ def _uses(**pools: str) -> dict[str, str]:
 
 USES: dict[str, str] = _uses(  # shape -> key of POOLS, or fabrics or prints; wood for the others
     fabrics='couch armchair office_chair cushion duvet curtain bag towel single_bed double_bed '
-            'blind rug pillow',
+            'rug',
     prints='book book_row book_pile carton framed_photo',
     metal='radiator sink tap extractor_hood pan tray kettle toaster bar_stool bucket floor_lamp '
           'pendant_lamp bin printer',
     plastic='basket clock keyboard laptop microwave phone fan pencil_pot ball computer star car '
             'rocket house crate',
     dark='monitor television hob',
-    white='fridge washbasin toilet bathtub toilet_roll device door fireplace column',
+    white='blind fridge washbasin toilet bathtub toilet_roll device door fireplace column',
     ceramic='mug plate jar teapot fruit_bowl vase table_lamp bowl cup goblet',
     glassy='bottle', green='houseplant palm hanging_plant potted_plant',
     clothes='person_standing person_walking person_sitting shoe')
