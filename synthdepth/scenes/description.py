@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from .household import HOUSEHOLD_KINDS, KINDS, SHAPES
+from .household import HOUSEHOLD, KINDS, SHAPES
 from .materials import MATERIALS
 
 # %% ../../nbs/1_scenes/05_description.ipynb #487e9bd0
@@ -104,7 +104,7 @@ ENVIRONMENTS: dict[str, str] = {}  # name -> path of a user's own HDR picture
 
 # %% ../../nbs/1_scenes/05_description.ipynb #4dccadc6
 SURFACES = tuple(m for m in MATERIALS if m != 'lamp')
-THINGS = tuple(s for kind in KINDS if kind not in ('light', *HOUSEHOLD_KINDS) for s in KINDS[kind])
+THINGS = tuple(s for s in SHAPES if s not in (*KINDS['light'], *HOUSEHOLD))
 
 # %% ../../nbs/1_scenes/05_description.ipynb #790d6a2a
 def _check_names(factor: str, names, known):
