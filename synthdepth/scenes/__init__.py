@@ -3,7 +3,7 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'catalogue': ['KINDS', 'SHAPES', 'shape_mesh'],
+    'household': ['HOUSEHOLD', 'HOUSEHOLD_KINDS', 'KINDS', 'REAL_SIZES', 'SHAPES', 'shape_mesh'],
     'materials': ['MATERIALS'],
     'description': ['Factors', 'Object', 'Scene', 'View', 'camera_pose', 'from_json',
         'sun_colour', 'sun_direction', 'to_json'],
