@@ -2,12 +2,14 @@
 
 # %% auto #0
 __all__ = ['OLDEST_LLVM', 'FAR_CORNERS', 'FAR_NORMALS', 'FAR_UV', 'NEAR_CLIP', 'RenderError', 'llvm_problem', 'variant_problem',
-           'choose_variant', 'bsdf', 'loaded_bsdf', 'texture_coordinates', 'object_triangles', 'merged_triangles',
-           'shines', 'area_light', 'material_mesh', 'sky_light', 'sun_light', 'objects_by_material', 'to_mitsuba',
-           'turn_sun', 'to_world', 'box_film', 'load_sensor', 'pinhole_sensor', 'thin_lens_sensor', 'aim']
+           'choose_variant', 'drawn_texture', 'bsdf', 'kept_bsdf', 'loaded_bsdf', 'texture_coordinates',
+           'object_triangles', 'merged_triangles', 'shines', 'area_light', 'material_mesh', 'sky_light', 'sun_light',
+           'objects_by_material', 'to_mitsuba', 'turn_sun', 'to_world', 'box_film', 'load_sensor', 'pinhole_sensor',
+           'thin_lens_sensor', 'aim']
 
 # %% ../../nbs/1_scenes/09_mitsuba_scene.ipynb #832054df
 import warnings
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -72,6 +74,14 @@ def choose_variant(
     reasons = '; '.join(f'{k}: {v}' for k, v in problems.items())
     raise RenderError(f'Mitsuba cannot run here: {reasons}')
 
+# %% ../../nbs/1_scenes/09_mitsuba_scene.ipynb #b83df1d1
+@cache
+def drawn_texture(
+    texture: Callable,  # of a Material
+) -> np.ndarray:        # (H,W,3) float32 linear RGB in [0,1]
+    "The picture of a material, computed once."
+    return np.clip(texture(), 0, 1).astype(np.float32)
+
 # %% ../../nbs/1_scenes/09_mitsuba_scene.ipynb #570bf862
 def bsdf(
     m: Material,  # how a surface looks
@@ -82,8 +92,7 @@ def bsdf(
         tint = dict(type='rgb', value=list(m.glass))
         if not m.roughness: return dict(type='dielectric', specular_transmittance=tint)
         return dict(type='roughdielectric', alpha=m.roughness, specular_transmittance=tint)
-    texture = mi.Bitmap(np.clip(m.texture(), 0, 1).astype(np.float32))
-    colour = dict(type='bitmap', bitmap=texture, raw=True)
+    colour = dict(type='bitmap', bitmap=mi.Bitmap(drawn_texture(m.texture)), raw=True)
     optional = ('metallic', 'clearcoat', 'sheen', 'anisotropic', 'flatness')
     more = {name: value for name in optional if (value := getattr(m, name))}
     principled = dict(type='principled', base_color=colour, roughness=m.roughness)
@@ -91,12 +100,22 @@ def bsdf(
 
 # %% ../../nbs/1_scenes/09_mitsuba_scene.ipynb #b691087d
 @cache
+def kept_bsdf(
+    name: str,     # in STUDIED_MATERIALS
+    variant: str,  # as choose_variant returns it
+):                 # mitsuba.BSDF
+    "A material that is in every scene, loaded once for a variant."
+    import mitsuba as mi
+    return mi.load_dict(bsdf(MATERIALS[name]))
+
+
 def loaded_bsdf(
     name: str,     # in MATERIALS
     variant: str,  # as choose_variant returns it
 ):                 # mitsuba.BSDF
-    "A material, loaded once for a variant."
+    "A material as Mitsuba holds it."
     import mitsuba as mi
+    if name in STUDIED_MATERIALS: return kept_bsdf(name, variant)
     return mi.load_dict(bsdf(MATERIALS[name]))
 
 # %% ../../nbs/1_scenes/09_mitsuba_scene.ipynb #740d2023
