@@ -23,6 +23,7 @@ from .dataset_folder import captures_file, faults_file, finish
 from .description import Scene
 from .presets import PRESETS, factors
 from .exact_depth import z_depth
+from .lenses import bend_of
 from .mitsuba_scene import RenderError, choose_variant, pinhole_sensor, to_mitsuba
 from .picture import focal_options
 from .render import render_scene

@@ -97,7 +97,7 @@ def fill_shelves(
         at, deep, high = x[0] + .02, z[1]-z[0], min(headroom - .02, .4)
         while at < x[1] - .08 and high > .08:
             shape = str(rng.choice(among(place, where)))
-            there, gap = rng.random() < amount + .1, rng.exponential(.05)
+            there, gap = rng.random() < 1.1*amount, rng.exponential(.05)
             size = np.array(draw_size(shape, rng, most=.5))
             size = tuple(size*min(1, .95*deep/size[2], high/size[1], (x[1]-at)/size[0]))
             if there:
