@@ -16,9 +16,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ..errors import SynthdepthError
-from .catalogue import shape_mesh
+from .household import shape_mesh
 from .description import Object, Scene, View, camera_pose, sun_direction
-from .materials import MATERIALS, STUDIED_MATERIALS, Material
+from .household_materials import MATERIALS
+from .materials import STUDIED_MATERIALS, Material
 from .skies import sky
 
 # %% ../../nbs/1_scenes/09_mitsuba_scene.ipynb #805cd7ba
