@@ -8,7 +8,6 @@ __all__ = ['OLDEST_LLVM', 'FAR_CORNERS', 'FAR_NORMALS', 'FAR_UV', 'NEAR_CLIP', '
            'thin_lens_sensor', 'aim']
 
 # %% ../../nbs/1_scenes/09_mitsuba_scene.ipynb #832054df
-import gc
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -238,7 +237,6 @@ def to_mitsuba(
     "The scene as Mitsuba holds it. ValueError for an unknown material or background."
     import mitsuba as mi
     groups = objects_by_material(scene)
-    unload_others(groups)
     lamps = any(shines(name, objects) for name, objects in groups.items())
     others = lamps or scene.background != 'none'
     sun = sun_light(scene, apart=sun_apart and others and not variant.startswith('scalar'))
