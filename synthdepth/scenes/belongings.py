@@ -21,12 +21,14 @@ def _screen(w: float, h: float, at: float, deep: float = .03) -> list:
 def _monitor():
     stand = tube([(0, .01, -.06), (0, .12, -.05), (0, .27, -.04)], [.03, .022, .022], 10)
     return [*_screen(.56, .34, .12), stand, soft((.24, .014, .2), (0, .007, -.01), .006)]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #d8cb2c3e
 @household('device', .8, 1.4)
 def _television():
     legs = [bar((s*.38, .07, 0), (s*.42, .008, z), .008) for s in (-1, 1) for z in (-.1, .1)]
     return [*_screen(1.1, .63, .06, .04), block((.6, .02, .012), (0, .05, 0))] + legs
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #45951091
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #814a58e1
 @household('device', .32, .38)
 def _laptop():
     keys = [block((.021, .004, .019), (-.14+.0255*c, .017, -.08+.0235*r))
@@ -35,6 +37,8 @@ def _laptop():
            for m in _screen(.34, .225, 0, .008)[:-1]]
     return [soft((.34, .016, .235), (0, .008, 0), .006), block((.1, .002, .06), (0, .016, .075)),
             bar((-.12, .014, -.117), (.12, .014, -.117), .008)] + keys + lid
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #5e252027
 @household('device', .35, .46)
 def _keyboard():
     places = [(r, c) for r in range(5) for c in range(15) if r < 4 or not 3 < c < 10]
@@ -42,7 +46,7 @@ def _keyboard():
     body = loft([[(x, 0, -.07), (x, .021, -.07), (x, .011, .07), (x, 0, .07)] for x in (-.22, .22)])
     return [body, block((.172, .01, .02), (-.015, .0132, .05))] + keys
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #3703fa3f
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #2ec52983
 @household('device', .4, .5)
 def _computer():
     slats = [block((.14, .006, .01), (0, y, .218)) for y in np.arange(.06, .26, .014)]
@@ -50,13 +54,15 @@ def _computer():
     low = [block((.03, .015, .05), (x, .0075, z)) for x in (-.07, .07) for z in (-.16, .16)]
     return [soft((.19, .43, .44), (0, .23, 0), .012), knob(.012, .008, (0, .42, .22)),
             *rim((-.085, .085), (.03, .44), (.215, .226), .01)] + slats + bays + low
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #bf5de34e
 @household('device', .14, .17)
 def _phone():
     key = block((.0015, .003, .02), (.036, .0045, -.03))
     return [soft((.072, .009, .15), (0, .0045, 0), .004), key,
             soft((.022, .002, .03), (-.018, .0095, -.05), .0009)]
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #25c0cce5
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #0094017a
 @household('device', .4, .5)
 def _printer():
     def page(w, path): return np.array([[(x, y, z) for x in (-w, w)] for y, z in path])
@@ -67,7 +73,7 @@ def _printer():
     return [soft((.44, .16, .36), (0, .08, 0), .02), soft((.42, .05, .34), (0, .185, -.005), .015),
             tray, paper, block((.1, .006, .04), (.13, .212, .1))] + keys + slots
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #d7e9ce02
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #ee215443
 def _cage() -> list:
     "Rings and wires around the origin."
     t = np.linspace(0, 2*np.pi, 28, endpoint=False)
@@ -75,6 +81,8 @@ def _cage() -> list:
     wires = [tube([(r*np.cos(a), r*np.sin(a), z) for r, z in bend], .002, 4) for a in t]
     return wires + [tube(np.c_[r*np.cos(t), r*np.sin(t), 0*t + z], .004, 5, closed=True)
                     for r, z in bend[1:4]]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #92cbae10
 @household('device', .4, .6)
 def _fan():
     blades = [turned(soft((.075, .13, .006), (.01, .095, .015), .0029), a, [0, 0, 1])
@@ -85,13 +93,15 @@ def _fan():
     return [*_cage(), motor, knob(.035, .014, (0, 0, .065)), *blades,
             lathe(stand, 20).apply_translation((0, 0, -.07))]
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #76e2a288
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #dd675154
 @household('device', .35, .6)
 def _table_lamp():
     foot = lathe([(0, 0), (.08, 0), (.08, .012), (.025, .03), (.05, .09), (.055, .14), (.02, .22),
                   (.008, .25), (.008, .3), (0, .3)], 24)
     shade = lathe([(.144, .22), (.15, .22), (.1, .46), (.094, .46), (.144, .22)], 32)
     return [foot, shade, bar((-.1, .45, 0), (.1, .45, 0), .003), bar((0, .3, 0), (0, .47, 0), .004)]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #160a8e01
 @household('device', .5, 1.2)
 def _pendant_lamp():
     dome = [(.25, 0), (.245, .1), (.22, .22), (.16, .32), (.08, .375), (.03, .39), (.025, .41)]
@@ -100,7 +110,7 @@ def _pendant_lamp():
     rose = lathe([(0, .95), (.03, .95), (.05, .98), (.05, 1), (0, 1)], 20)
     return [shade, bar((0, .41, 0), (0, .95, 0), .005), rose]
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #53c8043d
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #53dbf856
 @household('device', .45, .55)
 def _microwave():
     door = [span((-.24, .11), (.02, .28), (.18, .19)), *grip((.1, .05), (.1, .25), .2),
@@ -112,7 +122,7 @@ def _microwave():
     return [soft((.5, .28, .38), (0, .152, 0), .01), knob(.025, .02, (.185, .06, .2))] + (
         door + panel + keys + low)
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #557df539
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #1923f8a1
 @household('device', .22, .28)
 def _kettle():
     base = lathe([(0, 0), (.085, 0), (.085, .012), (.075, .02), (0, .02)], 24)
@@ -122,6 +132,8 @@ def _kettle():
     spout = loft([oval(d, d, y, n=10) + (x, 0, 0)
                   for d, y, x in ((.05, .13, -.05), (.03, .2, -.085))])
     return [base, body, handle, spout, knob(.012, .018, (0, .21, 0), 1)]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #d7f75727
 @household('device', .25, .35)
 def _toaster():
     slots = [block((.2, .008, .006), (0, .18, s*.035 + r*.016)) for s in (-1, 1) for r in (-1, 1)]
@@ -130,7 +142,7 @@ def _toaster():
     return [soft((.28, .16, .17), (0, .1, 0), .035), soft((.27, .025, .16), (0, .0125, 0), .01),
             knob(.014, .012, (.14, .05, .05), 0)] + slots + bread + lever
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #f49dabcf
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #1d360a6d
 def _volume(h: float, w: float, thick: float) -> list:
     "A closed book that stands upright, its spine to the front, all in metres."
     x, cover, over = thick/2, .0025, .004
@@ -142,7 +154,7 @@ def _book():
     return [turned(turned(m, np.pi/2, [0, 0, 1]), np.pi/2, [0, 1, 0])
             for m in _volume(.24, .17, .03)]
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #6d6cbd89
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #8532ddb8
 @household('small', .35, .55)
 def _book_row():
     rng, parts, x = np.random.default_rng(4), [], 0.
@@ -152,6 +164,8 @@ def _book_row():
         parts += [m.apply_translation(at) for m in _volume(h, w, thick)]
     leaning = [turned(m, .28, [0, 0, 1]) for m in _volume(.22, .15, .025)]
     return parts + [m.apply_translation((x + .077, .0036, 0)) for m in leaning]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #dcc258d1
 @household('small', .25, .32)
 def _book_pile():
     rng, parts, y = np.random.default_rng(2), [], 0.
@@ -163,7 +177,7 @@ def _book_pile():
             parts.append(turned(m, a, [0, 1, 0]).apply_translation((0, y - thick/2, 0)))
     return parts
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #2a12ffd2
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #6813c6ff
 @household('small', .3, .6)
 def _carton():
     t = .006
@@ -175,13 +189,15 @@ def _carton():
         sides.append(turned(m.apply_translation((0, .297, out)), side*np.pi/2, [0, 1, 0]))
     return sides + [span((-.22, .22), (0, t), (-.16, .16))]
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #f72e2d00
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #a3280044
 @household('small', .15, .25)
 def _framed_photo():
     parts = [*rim((-.075, .075), (0, .2), (-.008, .008), .016),
              span((-.07, .07), (.01, .19), (-.006, .002))]
     for m in parts: turned(m, -.17, [1, 0, 0]).apply_translation((0, .0015, .03))
     return parts + [bar((0, .12, .004), (0, .003, -.045), .003)]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #c188d2e6
 @household('small', .13, .18)
 def _pencil_pot():
     rng = np.random.default_rng(5)
@@ -192,7 +208,7 @@ def _pencil_pot():
         parts.append(tube(np.outer([.006, .006+long, .02+long], d), [.0035, .0035, .0008], 6))
     return parts
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #99f6bb68
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #76f753cb
 @household('small', .1, .13)
 def _toilet_roll():
     roll = lathe([(.022, 0), (.055, 0), (.055, .1), (.022, .1), (.022, 0)], 32)
@@ -204,7 +220,7 @@ def _towel():
               for k in range(4)]
     return layers + [block((.03, .001, .19), (x, .1, .012)) for x in (-.12, .12)]
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #9a92b8ee
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #40e7c71d
 @household('small', .1, .13)
 def _mug():
     t = np.linspace(-1.3, 1.3, 12)
@@ -216,19 +232,23 @@ def _plate():
     return lathe([(0, 0), (.07, 0), (.09, .008), (.13, .02), (.13, .023), (.085, .012), (.07, .006),
                   (0, .006)])
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #a0a7490b
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #9eaee4d8
 @household('small', .38, .48)
 def _pan():
     body = [(0, 0), (.105, 0), (.13, .045), (.134, .048), (.13, .05), (.124, .048), (.1, .006),
             (0, .006)]
     handle = tube([(.125, .04, 0), (.17, .055, 0), (.3, .075, 0)], [.01, .009, .012], 8)
     return [lathe(body, 36), handle]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #aff5322d
 @household('small', .12, .2)
 def _jar():
     body = [(0, 0), (.045, 0), (.05, .008), (.05, .1), (.04, .118), (.038, .12), (0, .12)]
     lid = [(0, .12), (.044, .12), (.044, .138), (.041, .142), (0, .142)]
     ring = np.array([(.049, 0), (.052, .003), (.049, .006), (.049, 0)])
     return [lathe(p, 28) for p in (body, lid, ring + (0, .03), ring + (0, .08))]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #2fd0dafd
 @household('small', .35, .5)
 def _tray():
     t = np.linspace(0, np.pi, 9)
@@ -236,7 +256,7 @@ def _tray():
         tube(np.c_[s*(.212+.012*np.sin(t)), .03+.025*np.sin(t), .05*np.cos(t)], .005, 6)
         for s in (-1, 1)]
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #94e8658d
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #01c52408
 @household('small', .2, .26)
 def _teapot():
     t = np.linspace(-1.35, 1.35, 10)
@@ -245,6 +265,8 @@ def _teapot():
     spout = (.06, .045, 0), (.095, .06, 0), (.11, .09, 0), (.135, .115, 0)
     return [lathe(body, 28), lathe(lid, 24), tube(spout, [.02, .014, .01, .008], 8),
             tube(np.c_[-.07-.045*np.cos(t), .065+.04*np.sin(t), 0*t], .008, 8)]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #e39b0792
 @household('small', .26, .36)
 def _fruit_bowl():
     bowl = lathe([(0, 0), (.06, 0), (.06, .012), (.12, .05), (.15, .09), (.145, .092), (.115, .058),
@@ -255,7 +277,7 @@ def _fruit_bowl():
     banana = np.c_[.09*np.sin(1.1*t), .085+.08*t**2, .075 + 0*t]
     return [bowl, *fruit, tube(banana, .018*np.sqrt(1.02-t**2)+.003, 8)]
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #52295e4a
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #0f0e1de2
 @household('small', .35, .5)
 def _bag():
     sizes = [(.34, .13, 0), (.38, .16, .03), (.39, .17, .12), (.36, .12, .24), (.34, .06, .3),
@@ -265,6 +287,8 @@ def _bag():
               for z in (-.035, .035)]
     return [loft([oval(w, d, y, 0, .6, 28) for w, d, y in sizes]), *straps,
             soft((.24, .12, .05), (0, .1, .075), .02), block((.02, .02, .01), (0, .15, .102))]
+
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #64e91713
 @household('small', .15, .3)
 def _ball():
     def seams(v):
@@ -273,7 +297,7 @@ def _ball():
         return .5 - .018*np.exp(-(near/.045)**2)
     return warped_sphere(seams)
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #b75ac836
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #cf37c3a4
 @household('small', .26, .32)
 def _shoe():
     t, around = np.linspace(0, np.pi, 9), np.arange(24)*2*np.pi/24
@@ -288,5 +312,5 @@ def _shoe():
     collar = np.c_[.028*np.cos(around), .1 + .004*np.sin(around), -.075+.045*np.sin(around)]
     return [upper, sole, tube(collar, .009, 6, closed=True)] + laces
 
-# %% ../../nbs/1_scenes/02e_belongings.ipynb #afd1d38d
+# %% ../../nbs/1_scenes/02e_belongings.ipynb #8d6b5a50
 BELONGINGS = tuple(name for kind in ('device', 'small') for name in KINDS[kind])

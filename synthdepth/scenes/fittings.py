@@ -16,7 +16,7 @@ def _lever():
     path = (.35, 1.05, .02), (.35, 1.05, .06), (.34, 1.05, .07), (.23, 1.05, .07)
     return [tube(path, .009, 8), span((.325, .375), (.95, 1.1), (.02, .025))]
 
-
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #747ce924
 @household('fitting', 2, 2.1)
 def _door():
     columns, rows = ((-.3, -.04), (.04, .3)), ((.2, .85), (1.02, 1.86))
@@ -29,7 +29,7 @@ def _door():
               for x in columns for y in rows]
     return frame + stiles + rails + fields + _lever()
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #d927d9c3
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #d8a25aec
 @household('fitting', .8, 2.2)
 def _window():
     frame = rim((-.6, .6), (0, 1.5), (-.035, .02), .05)
@@ -38,13 +38,15 @@ def _window():
     bars = [span((s*.05, s*.5), (y, y+.022), (-.01, .02)) for s in (-1, 1) for y in (.5, .97)]
     return frame + sashes + bars + [span((.015, .035), (.68, .82), (.035, .06))]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #2a5679d0
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #d217bede
 @household('fitting', 1.2, 2.5)
 def _curtain():
     x, y = np.meshgrid(np.linspace(-1, 1, 57), [0, .3, 1.1, 1.9, 2.15, 2.25])
     fold = np.sin(8*np.pi*x + .6*np.sin(3*y)) + .3*np.sin(21*x + y)
     deep = .045*(1 - .75*(y/2.25)**4)
     return sheet(np.stack([.45*x*(1 - .06*np.sin(y)), y, deep*fold], -1), (0, 0, -.006))
+
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #6b7eee8f
 @household('fitting', .8, 2)
 def _blind():
     slats = [turned(block((.98, .003, .034)), .6, [1, 0, 0]).apply_translation((0, y, 0))
@@ -53,7 +55,7 @@ def _blind():
     return slats + cords + [bar((-.44, .3, .022), (-.44, .77, .022), .004),
                             block((1, .04, .04), (0, .78, 0)), block((1, .02, .03), (0, .01, 0))]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #3671363d
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #d4ac52b7
 @household('fitting', .6, 1.6)
 def _radiator():
     plates = [block((1, .58, .012), (0, .3, z)) for z in (-.035, .03)]
@@ -64,7 +66,7 @@ def _radiator():
     valve = knob(.025, .07, (.5, .08, 0), 0)
     return plates + ribs + grille + pipes + [valve, block((1, .01, .08), (0, .587, 0))]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #255a4867
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #290cf399
 @household('fitting', .3, .9)
 def _picture():
     outer = rim((-.35, .35), (0, 1), (-.02, .02), .03)
@@ -76,7 +78,7 @@ def _mirror_frame():
             + rim((-.285, .285), (.015, .985), (-.025, .025), .02)
             + rim((-.265, .265), (.035, .965), (-.025, .01), .025))
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #f9114e8c
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #0ffbf9a6
 @household('fitting', .25, .35)
 def _clock():
     def around(a, r, size): return turned(block(size, (0, r, 0)), -a*np.pi/6, [0, 0, 1])
@@ -88,12 +90,14 @@ def _clock():
              around(2, .15, (.025, .4, .01)).apply_translation((0, 0, .034))]
     return [case, knob(.03, .045, (0, 0, 0))] + marks + hands
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #f614e9da
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #ceb604df
 @household('fitting', .6, .8)
 def _wall_cabinet():
     body = span((-.3, .3), (0, .7), (-.17, .14))
     doors = [p for x in ((-.3, 0), (0, .3)) for p in front(x, (0, .7), .14)]
     return [body, *doors] + [p for x in (-.028, .028) for p in grip((x, .05), (x, .2), .16)]
+
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #ecc9a5f6
 @household('fitting', .85, .95)
 def _counter():
     top = [[(x*.3, y, z) for x, z in ((-1, -.3), (1, -.3), (1, b), (-1, b))]
@@ -104,7 +108,7 @@ def _counter():
     return [span((-.3, .3), (.1, .86), (-.3, .27)), span((-.3, .3), (0, .1), (-.3, .22)),
             loft(top), *doors, *drawer, *grips]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #e531510c
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #4029edce
 @household('fitting', .55, .65)
 def _hob():
     zones = [(-.15, -.12, .075), (.14, -.13, .1), (-.14, .11, .1), (.15, .1, .075)]
@@ -114,12 +118,14 @@ def _hob():
              .apply_translation((x, 0, z)) for x, z, r in zones]
     knobs = [knob(.016, .02, (x, .01, .225), 1) for x in (-.09, -.03, .03, .09)]
     return [soft((.58, .012, .52), (0, .006, 0), .005)] + rings + plates + knobs
+
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #c9f43323
 @household('fitting', .45, .6)
 def _sink():
     drain = lathe([(0, .01), (.05, .01), (.05, .02), (.035, .022), (0, .018)], 20)
     return [basin(.5, .42, .1, .035), drain]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #76e39310
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #75ad4b97
 @household('fitting', .25, .35)
 def _tap():
     t = np.linspace(np.pi, -.25, 12)
@@ -127,6 +133,8 @@ def _tap():
     foot = [(0, 0), (.03, 0), (.03, .012), (.022, .02), (.022, .09), (.012, .1), (0, .1)]
     return [lathe(foot, 16), tube(np.r_[[(0, .03, 0), (0, .15, 0)], neck], .013, 10),
             tube([(.01, .07, 0), (.05, .075, 0), (.09, .1, 0)], [.012, .007, .006], 8)]
+
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #a1f429ab
 @household('fitting', .6, .9)
 def _extractor_hood():
     sizes = [(.6, .48, 0), (.6, .48, .06), (.26, .25, .24), (.24, .24, .24), (.24, .24, .42),
@@ -136,7 +144,7 @@ def _extractor_hood():
     buttons = [block((.022, .015, .008), (x, .03, .242)) for x in (-.08, -.04, 0, .04, .08)]
     return [hood] + buttons + [block((.25, .01, .36), (x, -.003, 0)) for x in (-.14, .14)]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #deb1eda9
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #5399cc53
 @household('fitting', 1.4, 2)
 def _fridge():
     doors = [soft((.598, h, .06), (0, y, .275), .015) for y, h in ((.36, .62), (1.215, 1.06))]
@@ -145,7 +153,7 @@ def _fridge():
     return [span((-.3, .3), (.03, 1.75), (-.31, .24)), *doors, *grips, *low,
             span((-.29, .29), (.03, .05), (.24, .27))]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #fa9a43e1
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #9ced3567
 @household('fitting', .95, 1.02)
 def _washbasin():
     foot = loft([oval(.2, .18, 0, -.06, .8), oval(.16, .15, .1, -.06, .8),
@@ -154,6 +162,8 @@ def _washbasin():
                  oval(.55, .45, .83, 0, .6), oval(.45, .31, .83, .04, .8),
                  oval(.4, .27, .77, .04, .9), oval(.12, .1, .71, .03, .9)])
     return [foot, bowl, *[m.apply_scale(.5).apply_translation((0, .83, -.165)) for m in _tap()]]
+
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #1559ad07
 @household('fitting', 1.5, 1.8)
 def _bathtub():
     sizes = [(1.5, .6, 0, .4), (1.6, .68, .3, .4), (1.66, .72, .55, .35), (1.7, .75, .55, .3),
@@ -162,7 +172,7 @@ def _bathtub():
     tap = [m.apply_scale(.7).apply_translation((0, .58, -.33)) for m in _tap()]
     return [tub, *tap, lathe([(0, .1), (.04, .1), (.03, .135), (0, .13)], 16)]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #24952478
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #c1c16d2b
 @household('fitting', .78, .86)
 def _toilet():
     bowl = loft([oval(.2, .34, 0, -.02, .8), oval(.18, .3, .08, -.02, .8), oval(.3, .42, .28, .06),
@@ -176,7 +186,7 @@ def _toilet():
             soft((.4, .03, .19), (0, .78, -.26), .012), knob(.03, .01, (0, .795, -.26), 1),
             span((-.1, .1), (.1, .4), (-.34, -.1))]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #96b680e9
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #7093fcc1
 @household('fitting', 1.1, 1.4)
 def _fireplace():
     sides = [span((s*.4, s*.62), (.06, .92), (-.17, .1)) for s in (-1, 1)]
@@ -187,6 +197,8 @@ def _fireplace():
     cave = [span((-.4, .4), (.06, .72), (-.17, -.14)), span((-.68, .68), (0, .06), (-.17, .22))]
     logs = [bar((-.22, .12+.09*k, .04*k-.03), (.2, .12+.07*k, .03-.05*k), .04, 9) for k in range(3)]
     return sides + panels + over + shelf + cave + logs
+
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #65fe4f43
 @household('fitting', 2.2, 3)
 def _column():
     flute = 1 - .05*(np.arange(48) % 4 == 0)[:, None]*(1, 0, 1)
@@ -196,5 +208,5 @@ def _column():
     return [loft(shaft), lathe(base), lathe(head), block((.44, .08, .44), (0, .04, 0)),
             block((.42, .07, .42), (0, 2.41, 0))]
 
-# %% ../../nbs/1_scenes/02c_fittings.ipynb #0c43bef2
+# %% ../../nbs/1_scenes/02c_fittings.ipynb #d2e78525
 FITTINGS = tuple(KINDS['fitting'])  # names in SHAPES

@@ -18,6 +18,8 @@ def _armchair():
     back = [soft((.82, .62, .18), (0, .58, -.32), .07), soft((.5, .42, .14), (0, .63, -.2), .06)]
     arms = [soft((.15, .38, .76), (s*.345, .39, .02), .06) for s in (-1, 1)]
     return seat + back + arms + feet(.34, .33, .15, .06)
+
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #6876706c
 @household('seat', 1.9, 2.4)
 def _couch():
     base = [soft((2.1, .18, .86), (0, .2, 0), .04), soft((2.1, .6, .18), (0, .52, -.34), .07)]
@@ -26,7 +28,7 @@ def _couch():
     pads = [soft((.56, .4, .16), (x, .6, -.21), .065) for x in (-.58, 0, .58)]
     return base + arms + seats + pads + feet(.95, .36, .12, .06)
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #1134428d
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #3d0be3ce
 @household('seat', .82, .98)
 def _dining_chair():
     posts = [tube([(s*.19, .4, -.19), (s*.19, .62, -.2), (s*.185, .92, -.25)], .017, 6)
@@ -36,6 +38,8 @@ def _dining_chair():
     rails += [block((.02, .045, .36), (x, .41, 0)) for x in (-.19, .19)]
     return [soft((.44, .04, .44), (0, .455, 0), .015), *feet(.19, .19, .44, .038), *posts, *slats,
             *rails]
+
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #6c071dd3
 @household('seat', .7, .8)
 def _bar_stool():
     t = np.linspace(0, 2*np.pi, 24, endpoint=False)
@@ -44,7 +48,7 @@ def _bar_stool():
     return [seat, ring] + [bar((.17*x, 0, .17*z), (.09*x, .71, .09*z), .014, 8)
                            for x in (-1, 1) for z in (-1, 1)]
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #f0b19459
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #225d41f1
 def _star(r: float) -> list:
     "Five arms and their wheels."
     parts = []
@@ -54,7 +58,7 @@ def _star(r: float) -> list:
                   knob(.03, .04, end - (.02, 0, 0), 0)]
     return parts
 
-
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #62efd3e3
 @household('seat', 1, 1.2)
 def _office_chair():
     lift = lathe([(0, .08), (.035, .08), (.035, .25), (.022, .26), (.022, .42), (0, .42)], 12)
@@ -64,12 +68,14 @@ def _office_chair():
     arms += [tube([(s*.2, .42, 0), (s*.3, .46, 0), (s*.3, .66, 0)], .014, 6) for s in (-1, 1)]
     return [lift, soft((.5, .09, .48), (0, .46, 0), .04), back, spine] + arms + _star(.29)
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #47b3aa55
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #dc82ee07
 @household('storage', 1.6, 2.2)
 def _bookcase():
     boards = [span((-.405, .405), (y, y+.02), (-.14, .145)) for y in (.42, .76, 1.1, 1.4, 1.68)]
     return case(.85, 1.9, .3, .06) + boards + rim((-.42, .42), (0, .06), (.11, .13), .02) + [
         span((-.42, .42), (0, .06), (-.14, -.12))]
+
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #175ab9ec
 @household('storage', 1.8, 2.2)
 def _wardrobe():
     body = [span((-.6, .6), (.06, 1.96), (-.3, .27)), span((-.57, .57), (0, .06), (-.28, .24)),
@@ -80,7 +86,7 @@ def _wardrobe():
     return body + doors + drawers + grips + [
         p for x in (-.3, .3) for p in grip((x-.1, .25), (x+.1, .25), .29)]
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #a53374de
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #fb55dfd5
 @household('storage', .8, 1.2)
 def _drawers():
     rows = np.linspace(.09, .96, 5)
@@ -88,6 +94,8 @@ def _drawers():
     knobs = [knob(.02, .03, (x, y, .22)) for y in (rows[1:] + rows[:-1])/2 for x in (-.2, .2)]
     return [span((-.4, .4), (.08, .96), (-.22, .2)), span((-.42, .42), (.96, .99), (-.23, .235)),
             *fronts, *knobs, *feet(.35, .17, .08, .06)]
+
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #22023bdb
 @household('storage', 1.2, 1.9)
 def _sideboard():
     rows = np.linspace(.17, .75, 4)
@@ -98,13 +106,15 @@ def _sideboard():
     return [span((-.8, .8), (.16, .76), (-.22, .2)), span((-.82, .82), (.76, .79), (-.225, .23)),
             *doors, *drawers, *grips, *feet(.7, .16, .16)]
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #b2bbe14c
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #cb27c5df
 @household('storage', 1.1, 1.8)
 def _tv_stand():
     inner = [span((-.25, .25), (.28, .3), (-.2, .19))]
     inner += [span((s*.25, s*.27), (.1, .5), (-.2, .2)) for s in (-1, 1)]
     doors = [p for x in ((-.74, -.26), (.26, .74)) for p in front(x, (.1, .5), .19)]
     return case(1.5, .44, .42, .08) + inner + doors + feet(.68, .17, .08)
+
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #202a777f
 @household('storage', .4, .6)
 def _crate():
     posts = [block((.03, .3, .03), (x, .15, z)) for x in (-.225, .225) for z in (-.155, .155)]
@@ -113,7 +123,7 @@ def _crate():
     floor = [block((.47, .012, .06), (0, .016, z)) for z in (-.12, -.04, .04, .12)]
     return posts + long + short + floor
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #29dfec00
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #2a69012a
 @household('storage', .3, .5)
 def _basket():
     t, rings = np.linspace(0, np.pi, 9), []
@@ -123,6 +133,8 @@ def _basket():
     rings += [oval(.385, .295, .28, 0, .55, 32), oval(.3, .23, .02, 0, .55, 32)]
     return [loft(rings)] + [tube(np.c_[s*.2 + 0*t, .27+.07*np.sin(t), .07*np.cos(t)], .01, 6)
                             for s in (-1, 1)]
+
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #e21ad97d
 @household('storage', .3, .6)
 def _bin():
     can = lathe([(0, 0), (.12, 0), (.16, .4), (.17, .4), (.175, .41), (.17, .42), (.155, .42),
@@ -131,7 +143,7 @@ def _bin():
     return [can] + [warped_sphere(ruffled, 2).apply_translation(at)
                     for at in ((.03, .3, .02), (-.05, .26, -.03))]
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #0808c997
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #a948545f
 @household('storage', 1.6, 1.9)
 def _coat_rack():
     def spoke(a, path): return [(r*np.sin(a), y, r*np.cos(a)) for r, y in path]
@@ -144,7 +156,7 @@ def _coat_rack():
              (.08, .05, 1.65)]
     return [pole, loft([oval(w, d, y, .14, .7) for w, d, y in sizes])] + legs + hooks
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #ab5a7a50
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #4c770d16
 @household('surface', 1.1, 1.7)
 def _desk():
     rows = (.07, .3), (.3, .5), (.5, .7)
@@ -154,13 +166,15 @@ def _desk():
     return [soft((1.4, .03, .7), (0, .725, 0), .01), span((-.62, .28), (.35, .71), (-.3, -.28)),
             span((.28, .68), (.06, .71), (-.32, .3)), span((.3, .66), (0, .06), (-.3, .27)),
             *drawers, *legs]
+
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #a8077f98
 @household('surface', 1.3, 2)
 def _dining_table():
     apron = [block((1.36, .09, .02), (0, .675, z)) for z in (-.36, .36)]
     apron += [block((.02, .09, .72), (x, .675, 0)) for x in (-.69, .69)]
     return [soft((1.6, .035, .9), (0, .737, 0), .012)] + apron + feet(.7, .37, .72, .075)
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #f0638f6b
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #b0bc1e03
 @household('surface', .9, 1.3)
 def _round_table():
     top = lathe([(0, .71), (.5, .71), (.55, .73), (.55, .745), (.545, .75), (0, .75)], 48)
@@ -169,6 +183,8 @@ def _round_table():
     return [top, stem] + [
         tube([(0, .16, 0), (.14*x, .08, .14*z), (.25*x, .02, .25*z)], [.035, .03, .022], 8)
         for x in (-1, 1) for z in (-1, 1)]
+
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #82312330
 @household('surface', .8, 1.2)
 def _coffee_table():
     return [soft((1, .035, .56), (0, .4, 0), .012), block((.9, .02, .46), (0, .14, 0)),
@@ -179,7 +195,7 @@ def _nightstand():
     return [*case(.44, .4, .38, .12), *drawer, knob(.016, .025, (0, .42, .19)),
             soft((.47, .025, .41), (0, .53, .005), .01), *feet(.18, .15, .12, .04)]
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #57ef9eef
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #3cea44e3
 def _bedstead(w: float) -> list:
     "A made bed of width w."
     x, y = (-w/2, w/2), (.2, .95)
@@ -191,11 +207,13 @@ def _bedstead(w: float) -> list:
     pillows = [pillow.copy().apply_translation((.75*k - .375*(n-1), .58, -.76)) for k in range(n)]
     return [*head, *rails, span(x, (.2, .42), (1, 1.03)), *bedding, *pillows,
             *feet(w/2-.05, .95, .22, .07)]
+
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #cdc93b9f
 @household('sleeping', 2, 2.15)
 def _single_bed(): return _bedstead(.98)
 @household('sleeping', 2, 2.15)
 def _double_bed(): return _bedstead(1.66)
 
-# %% ../../nbs/1_scenes/02d_furniture.ipynb #571c1987
+# %% ../../nbs/1_scenes/02d_furniture.ipynb #92623ca9
 FURNITURE = tuple(name for kind in ('seat', 'storage', 'surface', 'sleeping')
                   for name in KINDS[kind])

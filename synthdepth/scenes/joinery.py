@@ -185,7 +185,7 @@ def soft(
         quarter = np.c_[np.cos(t)*s + w-r, np.sin(t)*s + d-r]
         sides = [quarter, quarter[::-1]*(-1, 1), -quarter, quarter[::-1]*(1, -1)]
         return np.insert(np.concatenate(sides), 1, y, 1)
-    upper = [ring(r*np.cos(a) + 1e-4*r, h-r + r*np.sin(a)) for a in t]
+    upper = [ring(r*np.cos(a), h-r + r*np.sin(a)) for a in t]
     return loft([x*(1, -1, 1) for x in upper[::-1]] + upper).apply_translation(at)
 
 # %% ../../nbs/1_scenes/02b_joinery.ipynb #4e2a7340

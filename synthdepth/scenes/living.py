@@ -35,6 +35,8 @@ def _pot(r: float, h: float) -> trimesh.Trimesh:
     "A pot filled with earth; r is the radius below its rim, metres."
     return lathe([(0, 0), (.72*r, 0), (r, .85*h), (1.1*r, .85*h), (1.1*r, h), (.92*r, h),
                   (.8*r, .86*h), (0, .86*h)], 28)
+
+# %% ../../nbs/1_scenes/02f_living.ipynb #76efbb43
 @household('plant_indoor', .3, 1)
 def _houseplant():
     rng = np.random.default_rng(11)
@@ -43,7 +45,7 @@ def _houseplant():
               for n, a in enumerate(np.arange(26)*2.4)]
     return [_pot(.12, .2), bar((0, .16, 0), (0, .5, 0), .012)] + leaves
 
-# %% ../../nbs/1_scenes/02f_living.ipynb #07d17a01
+# %% ../../nbs/1_scenes/02f_living.ipynb #14c4f698
 def _frond(a: float, rise: float) -> list:
     "A bent rib and its leaves, which begins 0.95 m above the floor, in the direction a in radians."
     t = np.linspace(0, 1, 9)
@@ -54,6 +56,8 @@ def _frond(a: float, rise: float) -> list:
         d = np.array([np.sin(a+side), -.35, np.cos(a+side)])*(.24-.1*s)
         parts.append(_leaf(p + np.outer([0, .4, 1], d), np.array([.012, .032, .004])))
     return parts
+
+# %% ../../nbs/1_scenes/02f_living.ipynb #a014704a
 @household('plant_indoor', 1.2, 2)
 def _palm():
     rng = np.random.default_rng(6)
@@ -61,7 +65,7 @@ def _palm():
     fronds = [p for a in np.arange(11)*2.4 for p in _frond(a, rng.uniform(.5, 1.4))]
     return [_pot(.18, .33), trunk, *fronds]
 
-# %% ../../nbs/1_scenes/02f_living.ipynb #a9e879db
+# %% ../../nbs/1_scenes/02f_living.ipynb #f9af4293
 @household('plant_indoor', .5, .9)
 def _hanging_plant():
     rng, t = np.random.default_rng(8), np.linspace(0, 1, 5)
@@ -76,7 +80,7 @@ def _hanging_plant():
                                          for p in path for s in (-.9, .9)]]
     return parts
 
-# %% ../../nbs/1_scenes/02f_living.ipynb #12f218d1
+# %% ../../nbs/1_scenes/02f_living.ipynb #bf2a752e
 def _limb(a, b, ra: float, rb: float, sides: int = 10) -> trimesh.Trimesh:
     "From a joint of radius ra to one of radius rb, metres."
     a, b = np.array(a, float), np.array(b, float)
@@ -84,7 +88,7 @@ def _limb(a, b, ra: float, rb: float, sides: int = 10) -> trimesh.Trimesh:
     path = [a - d*ra*c for c in np.cos(t)] + [b + d*rb*c for c in np.cos(t[::-1])]
     return tube(path, np.r_[ra*np.sin(t), rb*np.sin(t[::-1])], sides)
 
-# %% ../../nbs/1_scenes/02f_living.ipynb #26f4e5e9
+# %% ../../nbs/1_scenes/02f_living.ipynb #d701e2d6
 def _trunk(hip, neck) -> list:
     "Torso, neck, head and hair, from the middle of the hips (3,) to the neck (3,)."
     hip, neck = np.array(hip, float), np.array(neck, float)
@@ -112,7 +116,7 @@ def _leg(hip, knee, ankle, toes=(0, 0, 1)) -> list:
     return [_limb(hip, knee, .092, .062), _limb(knee, ankle, .062, .045),
             _limb(heel - .03*toes, heel + .15*toes, .045, .036, 8)]
 
-# %% ../../nbs/1_scenes/02f_living.ipynb #ef029cae
+# %% ../../nbs/1_scenes/02f_living.ipynb #25b3e916
 @household('person', 1.5, 1.95)
 def _person_standing():
     left = _arm((-.185, 1.41, 0), (-.25, 1.13, -.03), (-.24, .88, .05))
@@ -120,6 +124,8 @@ def _person_standing():
     legs = _leg((-.09, .92, 0), (-.1, .5, .02), (-.11, .085, -.01), (-.15, 0, 1))
     legs += _leg((.09, .92, 0), (.11, .5, .04), (.13, .085, .01), (.2, 0, 1))
     return _trunk((0, .95, 0), (0, 1.5, 0)) + left + right + legs
+
+# %% ../../nbs/1_scenes/02f_living.ipynb #62bdfd28
 @household('person', 1.5, 1.95)
 def _person_walking():
     left = _arm((-.185, 1.41, .03), (-.24, 1.15, .14), (-.22, .97, .33))
@@ -128,7 +134,7 @@ def _person_walking():
     legs += _leg((.09, .92, 0), (.1, .53, .2), (.1, .085, .27))
     return _trunk((0, .95, 0), (0, 1.5, .04)) + left + right + legs
 
-# %% ../../nbs/1_scenes/02f_living.ipynb #d4ef8149
+# %% ../../nbs/1_scenes/02f_living.ipynb #0c054136
 @household('person', 1.2, 1.4)
 def _person_sitting():
     left = _arm((-.185, .97, -.03), (-.25, .7, .03), (-.16, .6, .27))
@@ -137,5 +143,5 @@ def _person_sitting():
     legs += _leg((.1, .53, 0), (.13, .53, .43), (.14, .085, .36))
     return _trunk((0, .54, 0), (0, 1.06, -.05)) + left + right + legs
 
-# %% ../../nbs/1_scenes/02f_living.ipynb #e826f61b
+# %% ../../nbs/1_scenes/02f_living.ipynb #acaee94d
 LIVING = tuple(name for kind in ('plant_indoor', 'person') for name in KINDS[kind])
