@@ -178,7 +178,7 @@ def bed_set(
 def workplace(
     place: Place,   # the room
     rng: Generator,  # whatever is drawn comes from it
-    desk: Stood,
+    desk: Stood,     # where it is done
 ):
     "A screen or two and a keyboard, or a laptop; a computer beside or under the desk."
     z = -.2*desk.size[2]

@@ -38,7 +38,7 @@ def _check_home(f):
     for pair in f.room: check_range('room', pair, 1.5)
     check_counts(f)
 
-# %% ../../nbs/1_scenes/12_home_factors.ipynb #04fac3af
+# %% ../../nbs/1_scenes/12_home_factors.ipynb #e00e6e01
 SMALL = (  # what lies about
     *(s for s in REAL_SIZES if s in KINDS['small']), 'clock', 'table_lamp', 'laptop', 'phone',
     'printer', 'fan', 'kettle', 'toaster', 'microwave', 'houseplant', 'crate', 'basket', 'bin',
@@ -49,10 +49,10 @@ _CHANCES = ('passages', 'slopes', 'curtains', 'blinds', 'radiators', 'mirrors', 
 _FROM_ZERO = ('windows', 'sun', 'doors', 'furniture', 'pictures', 'people', 'plants', 'smalls',
               'clutter', 'lamps', 'pendants', 'fov', 'eye', 'vignetting', 'noise')
 
-
+# %% ../../nbs/1_scenes/12_home_factors.ipynb #31e07499
 @dataclass(frozen=True)
-class HomeFactors:
-    "Ranges to sample a lived-in room from; a pair is (lowest, highest), a single number a chance."
+class _Rooms:
+    "The room itself; a pair is (lowest, highest), a single number a chance."
     kind: str = 'home'
     rooms: tuple = ROOMS             # sorts of rooms to draw from
     room: tuple = ((2., 12.), (2.2, 3.6), (2., 12.))  # width, height, depth in metres
@@ -74,6 +74,11 @@ class HomeFactors:
     clocks: float = .2               # chance of one
     screens: float = .8              # chance that there are some where people sit or work
     rugs: float = .6                 # chance of one
+
+# %% ../../nbs/1_scenes/12_home_factors.ipynb #02f4bd6c
+@dataclass(frozen=True)
+class _Things(_Rooms):
+    "What is in the room, and the materials."
     people: tuple = (0, 3)           # how many; few are likelier
     plants: tuple = (0, 3)           # how many large ones
     clutter: tuple = (0, 16)         # things on the floor, at most
@@ -84,6 +89,11 @@ class HomeFactors:
     fabrics: tuple = FABRICS         # the same
     prints: tuple = PRINTS           # of pictures, books and boxes
     texture: tuple = (.5, 1.6)       # metres that the picture of a material covers
+
+# %% ../../nbs/1_scenes/12_home_factors.ipynb #1bb15b80
+@dataclass(frozen=True)
+class HomeFactors(_Things):
+    "Ranges to sample a lived-in room from; a pair is (lowest, highest), a single number a chance."
     lamps: tuple = (1, 3)            # luminous panels in the ceiling
     pendants: tuple = (0, 2)         # lamps that hang from it
     lit: float = .6                  # chance that a lamp that stands is on

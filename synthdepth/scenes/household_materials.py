@@ -111,7 +111,8 @@ def newspaper(
     "Three columns of text, a title and a grey picture."
     rng, x = np.random.default_rng(seed), plain((.72, .7, .64))
     x = _text(x, (.05, .95, .04, .16), (.03, .03, .03), rng, .11)
-    for left in (.05, .36, .67): x = _text(x, (left, left + .27, .2, .96), (.06, .06, .06), rng, .024)
+    for left in (.05, .36, .67):
+        x = _text(x, (left, left + .27, .2, .96), (.06, .06, .06), rng, .024)
     x[120:180, 92:160] = (.1 + .5*fractal_noise(seed, 1.3)[120:180, 92:160])[..., None]
     return x
 
@@ -223,7 +224,8 @@ _WALLS = _named(
     panels=(partial(planks, (.5, .42, .3), (.66, .58, .44), 52), dict(roughness=.6)),
     whitebrick=(partial(brickwork, (.74, .72, .7), (.55, .54, .52), 53), _PAPER),
     bigtiles=(partial(tiled, (.7, .68, .64), (.35, .34, .33), 2), _GLOSSY),
-    mosaic=(partial(mosaic, [(.1, .3, .4), (.2, .5, .6), (.7, .75, .75)], (.6, .6, .6), 54), _GLOSSY))
+    mosaic=(partial(mosaic, [(.1, .3, .4), (.2, .5, .6), (.7, .75, .75)], (.6, .6, .6), 54),
+            _GLOSSY))
 HOUSE_WALLS = ('paint_white', 'paint_white', 'paint_cream', 'paint_blue', 'paint_green',
                'wallpaper', 'brick', *_WALLS)
 
@@ -249,7 +251,8 @@ _FABRICS = _named(
     knit=(partial(woven, (.5, .46, .4), (.62, .58, .52), 70, 20), _SOFT),
     grey=(partial(woven, (.2, .2, .21), (.34, .34, .35), 71, 56), _SOFT),
     navy=(partial(woven, (.03, .05, .13), (.06, .09, .2), 72, 56), _SOFT),
-    florid=(partial(florid, [(.7, .68, .6), (.6, .12, .15), (.15, .35, .15), (.2, .25, .6)], 73), _SOFT),
+    florid=(partial(florid, [(.7, .68, .6), (.6, .12, .15), (.15, .35, .15), (.2, .25, .6)], 73),
+            _SOFT),
     stripes=(partial(striped, (.75, .73, .68), (.12, .2, .4), 10), _SOFT),
     sunny=(partial(striped, (.8, .6, .2), (.75, .72, .62), 6), _SOFT),
     velvet=(partial(speckled, (.02, .12, .1), (.04, .2, .17), 74), dict(roughness=.8, sheen=1.)),
@@ -280,8 +283,10 @@ _PRINTS = _named(
     cereal=(partial(centred, label, (.7, .3, .04), (.85, .75, .3), (.9, .9, .85), 90), _PAPER),
     poster=(partial(centred, label, (.85, .82, .75), (.5, .05, .05), (.05, .05, .1), 91), _PAPER),
     blue=(partial(centred, label, (.04, .12, .4), (.8, .8, .8), (.9, .85, .2), 92), _PAPER),
-    cardboard=(partial(centred, label, (.42, .28, .15), (.38, .25, .13), (.1, .07, .05), 93), _PAPER),
-    books=(partial(centred, spines, 94), _PAPER), library=(partial(centred, spines, 95, 16), _PAPER),
+    cardboard=(partial(centred, label, (.42, .28, .15), (.38, .25, .13), (.1, .07, .05), 93),
+               _PAPER),
+    books=(partial(centred, spines, 94), _PAPER),
+    library=(partial(centred, spines, 95, 16), _PAPER),
     abstract=(partial(centred, painting, 1), _PAPER), blots=(partial(centred, painting, 2), _PAPER),
     fields=(partial(centred, painting, 5), dict(roughness=.2)),
     landscape=(partial(centred, landscape), dict(roughness=.3)),

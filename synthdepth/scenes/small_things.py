@@ -174,7 +174,10 @@ def put_plants(
             stand_at_wall(place, rng, shape, material, size, base, float(rng.uniform(.05, .5)))
         else: stand_at_wall(place, rng, shape, material, size, gap=.06)
 
-# %% ../../nbs/1_scenes/20_small_things.ipynb #7df1af2c
+# %% ../../nbs/1_scenes/20_small_things.ipynb #db0f4219
+HEAD = dict(person_standing=1., person_walking=1., person_sitting=1.24)  # person -> times as high
+
+
 @cache
 def head_of(
     shape: str,  # of a person
@@ -184,10 +187,7 @@ def head_of(
     head = corners[corners[:, 1] > .5 - .13*HEAD[shape]]
     return (head.min(0) + head.max(0))/2, np.ptp(head, 0)
 
-
-HEAD = dict(person_standing=1., person_walking=1., person_sitting=1.24)  # person -> times as high
-
-
+# %% ../../nbs/1_scenes/20_small_things.ipynb #d7731cf2
 def show_skin(
     place: Place,   # the room
     who: Stood,     # a person
