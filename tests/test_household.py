@@ -15,7 +15,7 @@ TALL = ('door', 'curtain', 'fridge', 'washbasin', 'toilet', 'column', 'dining_ch
         'pendant_lamp', 'fan', 'houseplant', 'hanging_plant', 'person_standing', 'person_walking',
         'person_sitting')
 FLAT = ('hob', 'keyboard', 'phone', 'book', 'plate', 'pan', 'tray', 'towel', 'single_bed',
-        'double_bed', 'coffee_table', 'bathtub')
+        'double_bed', 'coffee_table')
 THIN = ('door', 'window', 'curtain', 'blind', 'radiator', 'picture', 'mirror_frame', 'clock',
         'television')  # hang at walls or stand before them
 BACKED = ('armchair', 'couch', 'dining_chair', 'office_chair', 'toilet', 'single_bed', 'double_bed',
