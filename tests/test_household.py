@@ -12,8 +12,8 @@ from synthdepth.scenes.joinery import household
 
 TALL = ('door', 'curtain', 'fridge', 'washbasin', 'toilet', 'column', 'dining_chair',
         'office_chair', 'bar_stool', 'bookcase', 'wardrobe', 'coat_rack', 'table_lamp',
-        'pendant_lamp', 'fan', 'houseplant', 'hanging_plant', 'person_standing',
-        'person_walking', 'person_sitting')
+        'pendant_lamp', 'fan', 'houseplant', 'hanging_plant', 'person_standing', 'person_walking',
+        'person_sitting')
 FLAT = ('hob', 'keyboard', 'phone', 'book', 'plate', 'pan', 'tray', 'towel', 'single_bed',
         'double_bed', 'coffee_table')
 THIN = ('door', 'window', 'curtain', 'blind', 'radiator', 'picture', 'mirror_frame', 'clock',
@@ -75,8 +75,8 @@ def test_fronts_face_forward():
         assert np.ptp(first.bounds, 0).max() < .5, f'{name}: its foremost part is no grip'
     for name in ('monitor', 'television', 'picture'):
         mesh = shape_mesh(name)
-        a, b, c = mesh.corners.transpose(1, 0, 2)
-        area = np.cross(b-a, c-a)
+        a, b, c = np.moveaxis(mesh.corners, 1, 0)
+        area = np.cross(b - a, c - a)
         forward = area[:, 2] > .99*np.linalg.norm(area, axis=1)
         at = mesh.corners[forward, :, 2].mean(1)[area[forward, 2].argmax()]
         assert at > 0, f'{name}: its screen is not in front'

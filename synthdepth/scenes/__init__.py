@@ -5,8 +5,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'household': ['HOUSEHOLD', 'HOUSEHOLD_KINDS', 'KINDS', 'REAL_SIZES', 'SHAPES', 'shape_mesh'],
     'materials': ['MATERIALS'],
-    'description': ['PRESETS', 'Factors', 'Object', 'Scene', 'View', 'camera_pose', 'factors',
-        'from_json', 'sun_direction', 'to_json'],
+    'description': ['Factors', 'Lens', 'Object', 'Scene', 'View', 'camera_pose', 'from_json',
+        'sun_colour', 'sun_direction', 'to_json'],
+    'home_factors': ['HomeFactors'],
+    'presets': ['PRESETS', 'factors', 'usual_factors'],
+    'homes': ['draw_home', 'sample_home'],
     'sampling': ['sample_scene'],
     'custom': ['OwnError', 'add_environments', 'add_meshes', 'read_environment', 'read_mesh'],
     'skies': ['sky'],
