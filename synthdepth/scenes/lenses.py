@@ -47,12 +47,23 @@ def straightened(
     s = ideal_scale(x*x + y*y, k1, k2)
     return type(film)((film.x - .5)*s + .5, (film.y - .5)*s + .5)
 
+# %% ../../nbs/1_scenes/28_lenses.ipynb #pa000002
+def _check_values(scene: Scene):
+    "ValueError for a lens with values that no camera has."
+    if scene.lens is None: return
+    for name, x in vars(scene.lens).items():
+        low, high = dict(vignetting=(0, 1), noise=(0, np.inf)).get(name, (-np.inf, np.inf))
+        if np.isfinite(x) and low <= x <= high: continue
+        raise ValueError(f'scene {scene.name}: the {name} of its lens is {x:g}; expected a number '
+                         f'from {low:g} to {high:g}')
+
 # %% ../../nbs/1_scenes/28_lenses.ipynb #fe88d452
 def check_lens(
     scene: Scene,           # its lens and field of view
     size: tuple[int, int],  # (height, width) of its pictures in pixels
 ):
-    "ValueError for a lens under which some place of the picture has no ray of its own."
+    "ValueError for values out of range, or places of the picture that have no ray of their own."
+    _check_values(scene)
     if not (bend := bend_of(scene)): return
     k1, k2, t = bend
     height, width = size
