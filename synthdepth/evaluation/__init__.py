@@ -4,7 +4,7 @@ import lazy_loader
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'prediction': ['PredictionError', 'camera_note', 'needs_of', 'predict', 'predict_alone',
-        'predict_captures', 'sees_camera'],
+        'predict_captures', 'sees_camera', 'unknown_cameras'],
     'matching': ['MatchError', 'find_maps', 'maps_of_their_own', 'match_maps'],
     'stored_predictions': ['StoredError', 'StoredPredictions'],
     'scores': ['SentinelError', 'score_models', 'score_pictures', 'scores_table', 'write_rows'],

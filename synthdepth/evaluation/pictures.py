@@ -127,7 +127,7 @@ def exif_camera(
     focal = said/FILM_DIAGONAL*(size[0]**2 + size[1]**2)**.5
     return Intrinsics(focal, focal, size[1]/2, size[0]/2)
 
-
+# %% ../../nbs/6_evaluation/17_pictures.ipynb #6266c7fa
 def file_camera(
     path: Path,             # of a picture
     size: tuple[int, int],  # (height, width) of the picture in pixels, upright

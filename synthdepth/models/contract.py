@@ -230,7 +230,7 @@ class AtWork(NamedTuple):
     focal: float | None = None    # pixels at that size, of the camera that it answers for
     least: float = 0.             # metres, below which it never answers
 
-
+# %% ../../nbs/3_models/02_contract.ipynb #1f00046a
 class OwnSize(nn.Module):
     "A network without its resizing: `own_features`, then `own_depth`."
     def __init__(self,

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['CROPPED', 'WHOLE', 'LEAST', 'STRIDES', 'SKIPS', 'ENCODER_WIDTHS', 'DECODER_WIDTHS', 'normalised_conv', 'separable',
-           'FastDepth', 'read_graph', 'read_onnx', 'from_onnx', 'fastdepth']
+           'FastDepthLayers', 'FastDepth', 'read_graph', 'read_onnx', 'from_onnx', 'fastdepth']
 
 # %% ../../nbs/3_models/09_fastdepth.ipynb #237cb2d5
 import os
@@ -52,8 +52,8 @@ ENCODER_WIDTHS = (16, 56, 88, 120, 144, 256, 408, 376, 272, 288, 296, 328, 480, 
 DECODER_WIDTHS = (200, 256, 120, 56, 16)
 
 
-class FastDepth(DepthModel):
-    "Pruned MobileNet, NNConv5 decoder with additive skips, metric depth."
+class FastDepthLayers(DepthModel):
+    "Pruned MobileNet, NNConv5 decoder with additive skips, at the size that they work at."
     def __init__(self,
         encoder: tuple[int, ...] = ENCODER_WIDTHS,  # channels after the stem and each of 13 blocks
         decoder: tuple[int, ...] = DECODER_WIDTHS,  # channels after each of the five steps
@@ -66,14 +66,6 @@ class FastDepth(DepthModel):
         self.ups = nn.ModuleList(separable(a, b, 5, nn.ReLU()) for a, b in steps)
         self.last = normalised_conv(decoder[-1], 1, 1, nn.ReLU())
 
-    def encoder_layers(self):
-        return [[self.stem], *([block] for block in self.blocks)]
-
-    def encode(self, rgb):
-        if rgb.shape[-2:] not in (CROPPED, WHOLE):
-            rgb = F.interpolate(rgb, WHOLE, mode='bilinear', antialias=True)
-        return self.own_features(rgb)
-
     def own_features(self,
         rgb: Tensor,      # (B,3,h,w) in [0, 1], multiples of 32 pixels
     ) -> list[Tensor]:
@@ -85,11 +77,6 @@ class FastDepth(DepthModel):
             if i in SKIPS: skips.append(x)
         return [*skips, x]
 
-    def decode(self, features, size):
-        depth = self.own_depth(features)
-        if depth.shape[-2:] != size: depth = F.interpolate(depth, size, mode='bilinear')
-        return depth[:, 0].clamp(min=LEAST)
-
     def own_depth(self,
         features: list[Tensor],  # of `encode`
     ) -> Tensor:                 # (B,1,h,w) metres, 0 or more
@@ -99,6 +86,22 @@ class FastDepth(DepthModel):
             x = F.interpolate(up(x), scale_factor=2, mode='nearest')
             if 0 < i <= len(skips): x = x + skips[-i]
         return self.last(x).float()
+
+# %% ../../nbs/3_models/09_fastdepth.ipynb #edf016e3
+class FastDepth(FastDepthLayers):
+    "Pruned MobileNet, NNConv5 decoder with additive skips, metric depth."
+    def encoder_layers(self):
+        return [[self.stem], *([block] for block in self.blocks)]
+
+    def encode(self, rgb):
+        if rgb.shape[-2:] not in (CROPPED, WHOLE):
+            rgb = F.interpolate(rgb, WHOLE, mode='bilinear', antialias=True)
+        return self.own_features(rgb)
+
+    def decode(self, features, size):
+        depth = self.own_depth(features)
+        if depth.shape[-2:] != size: depth = F.interpolate(depth, size, mode='bilinear')
+        return depth[:, 0].clamp(min=LEAST)
 
     def at_work(self): return AtWork(OwnSize(self), WHOLE, kept=(CROPPED, WHOLE), least=LEAST)
 

@@ -31,14 +31,14 @@ def working_size(
     scale = (target[0]*target[1]/(size[0]*size[1]))**.5
     return tuple(max(multiple, round(s*scale/multiple)*multiple) for s in size)
 
-# %% ../../nbs/3_models/08_tiny.ipynb #a7337554
+# %% ../../nbs/3_models/08_tiny.ipynb #a853f634
 def usual_focal(
     size: tuple[int, int],  # (height, width) of a picture in pixels
 ) -> float:                 # pixels
     "The focal length that is assumed where none is known."
     return Intrinsics.from_fov(USUAL_FOV, size[1], size[0]).fy
 
-
+# %% ../../nbs/3_models/08_tiny.ipynb #7b0fae3c
 def times_longer(
     intrinsics: Tensor | None,  # (B,4) fx, fy, cx, cy in pixels of the picture, nan where unknown
     size: tuple[int, int],      # (height, width) of the picture in pixels
@@ -50,11 +50,11 @@ def times_longer(
     if intrinsics is None: return usual_focal(size)*shrunk/canonical
     return focal_lengths(intrinsics, size).view(-1, 1, 1)*(shrunk/canonical)
 
-# %% ../../nbs/3_models/08_tiny.ipynb #dd855c60
+# %% ../../nbs/3_models/08_tiny.ipynb #84befde6
 WIDTHS = 96, 64, 48, 32, 24  # decoder channels, coarsest first
 CAMERAS, UPSAMPLINGS = ('canonical', 'none'), ('convex', 'bilinear')
 
-
+# %% ../../nbs/3_models/08_tiny.ipynb #6637a2e0
 def tiny_config(
     size: tuple[int, int] = (192, 256),       # (height, width) whose area it works at
     encoder: str = 'tf_efficientnet_lite0',   # an encoder of timm that gives a pyramid
@@ -135,19 +135,19 @@ class Tiny(TinyStages):
         focal = None if self.config['camera'] == 'none' else self.config['focal']
         return AtWork(OwnSize(self), self.size, self.multiple, focal=focal)
 
-# %% ../../nbs/3_models/08_tiny.ipynb #3e1052d8
+# %% ../../nbs/3_models/08_tiny.ipynb #f2818a3d
 WEIGHTS = Path(str(files('synthdepth.models')))/'weights'/'tiny.safetensors'
 PLAIN = dict(widths=[64, 48, 32, 16], camera='none', upsample='bilinear')
 FORMER = PLAIN | dict(encoder='ese_vovnet19b_slim', mean=[.5]*3, std=[.25]*3)
 
-
+# %% ../../nbs/3_models/08_tiny.ipynb #2ab8a326
 def file_config(
     path: str | Path = WEIGHTS,  # a weights file, or a saved folder
 ) -> dict:                       # of `tiny_config`
     "The architecture that a file of weights of `tiny` is for."
     return read_config(weight_file(path)) or FORMER
 
-
+# %% ../../nbs/3_models/08_tiny.ipynb #fc5b8f4a
 @register('tiny')
 def tiny(
     weights: str | Path | None = None,  # None: the shipped; a file or folder; 'none'; 'imagenet'

@@ -63,7 +63,7 @@ def read_checked(
     except (OSError, SafetensorError) as e:
         raise ValueError(f'{path}: not a readable safetensors file ({e})') from e
 
-
+# %% ../../nbs/3_models/01_weights.ipynb #25770255
 def read_config(
     path: str | Path,  # a `.safetensors` file
 ) -> dict | None:      # None: it does not say
