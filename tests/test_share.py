@@ -16,6 +16,7 @@ import synthdepth.data.shards as shards_module
 from synthdepth.data import IGNORED, DataError, check_data, check_split, files_of, index_shards
 from synthdepth.data import loader, open_data, open_packed, pack_dataset, publish, read_manifest
 from synthdepth.data import render_command, split_by_scene, unpack_dataset, write_card
+from synthdepth.models import create_model
 from toy import write_flat, write_synthdepth
 
 KINDS = ('webdataset', 'parquet')
@@ -407,6 +408,36 @@ def test_upload_sends_what_was_listed(folder, tmp_path, api, packed):
     assert sorted(kept) == sorted(planned.files)
     assert done.files == planned.files and done.url == 'https://huggingface.co/datasets/jane/set'
     assert done.url in str(done)
+
+
+@pytest.fixture
+def network(tmp_path):
+    create_model('tiny', 'none').save(tmp_path/'run'/'model')
+    (tmp_path/'run'/'model'/'README.md').write_text('---\nlicense: mit\n---\nRandom weights.')
+    return tmp_path/'run'/'model'
+
+
+def test_a_model_is_published_as_a_model(network, api):
+    planned = publish(network, 'jane/net')
+    assert not api.calls and 'would upload to the public model jane/net' in str(planned)
+    assert set(planned.files) == {'README.md', 'model.json', 'model.safetensors'}
+    done = publish(network, 'jane/net', dry_run=False, token='hf_x')
+    _, (_, _, made), (_, sent) = api.calls
+    assert made['repo_type'] == sent['repo_type'] == 'model'
+    assert done.url == 'https://huggingface.co/jane/net'
+
+
+def test_a_model_is_not_published_in_pieces(network, api):
+    with pytest.raises(DataError, match='its model is in .*model'):
+        publish(network.parent, 'jane/net')
+    (network/'README.md').unlink()
+    with pytest.raises(DataError, match='expected a card that says'): publish(network, 'jane/net')
+    weights = network/'model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(DataError, match='not a whole model'): publish(network, 'jane/net')
+    weights.unlink()
+    with pytest.raises(DataError, match='not a whole model'): publish(network, 'jane/net')
+    assert not api.calls
 
 
 def test_publish_needs_a_token(folder, api):
