@@ -217,7 +217,7 @@ def unpack_command(
 @app.command('publish')
 def publish_command(
     folder: Annotated[Path, typer.Argument(
-        help='with its card: a complete dataset, a packed one, or a saved model')],
+        help='folder of a complete dataset with its card, a packed one, or a saved model')],
     repo: Annotated[str, typer.Argument(help='OWNER/NAME on the hub')],
     upload: Annotated[bool, typer.Option(
         '--upload', help='send it; without this only list what would go')] = False,

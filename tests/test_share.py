@@ -16,7 +16,6 @@ import synthdepth.data.shards as shards_module
 from synthdepth.data import IGNORED, DataError, check_data, check_split, files_of, index_shards
 from synthdepth.data import loader, open_data, open_packed, pack_dataset, publish, read_manifest
 from synthdepth.data import render_command, split_by_scene, unpack_dataset, write_card
-from synthdepth.models import create_model
 from toy import write_flat, write_synthdepth
 
 KINDS = ('webdataset', 'parquet')
@@ -410,36 +409,6 @@ def test_upload_sends_what_was_listed(folder, tmp_path, api, packed):
     assert done.url in str(done)
 
 
-@pytest.fixture
-def network(tmp_path):
-    create_model('tiny', 'none').save(tmp_path/'run'/'model')
-    (tmp_path/'run'/'model'/'README.md').write_text('---\nlicense: mit\n---\nRandom weights.')
-    return tmp_path/'run'/'model'
-
-
-def test_a_model_is_published_as_a_model(network, api):
-    planned = publish(network, 'jane/net')
-    assert not api.calls and 'would upload to the public model jane/net' in str(planned)
-    assert set(planned.files) == {'README.md', 'model.json', 'model.safetensors'}
-    done = publish(network, 'jane/net', dry_run=False, token='hf_x')
-    _, (_, _, made), (_, sent) = api.calls
-    assert made['repo_type'] == sent['repo_type'] == 'model'
-    assert done.url == 'https://huggingface.co/jane/net'
-
-
-def test_a_model_is_not_published_in_pieces(network, api):
-    with pytest.raises(DataError, match='its model is in .*model'):
-        publish(network.parent, 'jane/net')
-    (network/'README.md').unlink()
-    with pytest.raises(DataError, match='expected a card that says'): publish(network, 'jane/net')
-    weights = network/'model.safetensors'
-    weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(DataError, match='not a whole model'): publish(network, 'jane/net')
-    weights.unlink()
-    with pytest.raises(DataError, match='not a whole model'): publish(network, 'jane/net')
-    assert not api.calls
-
-
 def test_publish_needs_a_token(folder, api):
     write_card(folder)
     with pytest.raises(DataError, match='HF_TOKEN'): publish(folder, 'jane/set', dry_run=False)
@@ -498,3 +467,21 @@ def test_a_hub_out_of_reach_is_one_line(folder):
                             'HF_HUB_OFFLINE': '0'})
     assert p.returncode == 0 and p.stdout.startswith('cannot upload to jane/set: '), p.stderr[-500:]
     assert len(p.stdout.splitlines()) == 1
+
+
+def test_a_model_goes_where_models_are(tmp_path, api):
+    from synthdepth.data.hub import MODEL
+    from synthdepth.models import create_model
+    from synthdepth.models.contract import CARD
+    assert MODEL == CARD
+    folder = create_model('tiny').save(tmp_path/'net')
+    with pytest.raises(DataError, match='found no README.md$'): publish(folder, 'jane/net')
+    (folder/'README.md').write_text('# net')
+    done = publish(folder, 'jane/net', dry_run=False, token='hf_x')
+    assert set(done.files) == {'README.md', 'model.json', 'model.safetensors'}
+    assert api.calls[1][2]['repo_type'] == api.calls[2][1]['repo_type'] == 'model'
+    assert done.url == 'https://huggingface.co/jane/net'
+    (folder/'model.safetensors').unlink()
+    with pytest.raises(DataError, match='tiny has no weights'): publish(folder, 'jane/net')
+    (folder/'model.json').write_text('[]')
+    with pytest.raises(DataError, match='found no name of a model'): publish(folder, 'jane/net')

@@ -13,7 +13,6 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -113,24 +112,24 @@ def light_metadata(
 def lens_metadata(
     scene: Scene,  # its lens
 ) -> dict:         # empty for a perfect one
-    "Distortion as OpenCV counts it, k1 and k2, and what else the camera did."
+    "What the camera did besides bending rays: vignetting, exposure in stops, noise."
     if scene.lens is None: return {}
-    found = asdict(scene.lens)
-    return dict(distortion=[found.pop('k1'), found.pop('k2')], lens=found)
+    return dict(lens={k: v for k, v in vars(scene.lens).items() if k not in ('k1', 'k2')})
 
 
 def capture_metadata(
     scene: Scene,           # its field of view, sun and background
     view: View,             # one of its views
     size: tuple[int, int],  # (height, width) in pixels
-) -> dict:                  # intrinsics in pixels, pose (4x4), light, background
+) -> dict:                  # intrinsics in pixels, pose (4x4), light, background, maybe a lens
     "What is known about a capture besides its files."
     height, width = size
     camera = vars(Intrinsics.from_fov(scene.fov, width, height))
-    camera = dict(camera, width=width, height=height) | lens_metadata(scene)
-    return dict(intrinsics=camera,
-                pose=camera_pose(view).tolist(), light=light_metadata(scene, view),
-                background=scene.background)
+    camera = dict(camera, width=width, height=height)
+    if scene.lens: camera['distortion'] = [scene.lens.k1, scene.lens.k2]
+    return dict(intrinsics=camera, pose=camera_pose(view).tolist(),
+                light=light_metadata(scene, view), background=scene.background,
+                **lens_metadata(scene))
 
 # %% ../../nbs/1_scenes/14_dataset_folder.ipynb #1aed6fa6
 def save_view(

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..camera import Intrinsics, ray_lengths
-from .catalogue import shape_mesh
+from .household import shape_mesh
 from .description import Scene, View, camera_pose
 from .lenses import STRAIGHT, bend_of, straightened
 from .mitsuba_scene import FAR_CORNERS, NEAR_CLIP, RenderError, box_film
 from .mitsuba_scene import load_sensor
-from .materials import MATERIALS
+from .household_materials import MATERIALS
 
 # %% ../../nbs/1_scenes/12_exact_depth.ipynb #1c7ff8c3
 def centre_rays(
