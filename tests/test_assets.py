@@ -116,7 +116,7 @@ def test_room_camera_stands_in_free_space():
     (dict(size=.5), 'size is 0.5; expected a pair'),
     (dict(sun=(1, 2, 3)), 'sun.*expected a pair'), (dict(box=((0, 1), (0, 1))), 'three pairs'),
     (dict(room=((5, 3), (2, 3), (3, 5))), 'room.*lowest <= highest'),
-    (dict(shapes=['teapot']), 'unknown entries'), (dict(materials=[]), 'is empty'),
+    (dict(shapes=['unicorn']), 'unknown entries'), (dict(materials=[]), 'is empty'),
     (dict(views=0), 'views is 0'), (dict(retries=-1), 'retries is -1'),
     (dict(colour=1), 'unknown factor'), (dict(kind='attic'), "'floating' or 'room'")])
 def test_wrong_factors(wrong, message):

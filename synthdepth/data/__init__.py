@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'readings': ['misfit', 'misreading'],
     'pairing': ['agreement', 'duplicates', 'exchanged', 'shrink', 'signs'],
     'check': ['check_data'],
-    'cache': ['CacheError', 'cache_folder', 'cached_arrays', 'clear_caches', 'files_state',
+    'cache': ['CARD', 'CacheError', 'cache_folder', 'cached_arrays', 'clear_caches', 'files_state',
         'list_caches', 'spec_bytes'],
     'preprocessing': ['MAX_DEPTH', 'MIN_DEPTH', 'camera_after', 'crop_centre', 'preprocess',
         'resize_depth', 'resize_rgb'],

@@ -11,4 +11,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'tiny': ['WEIGHTS', 'Tiny', 'file_config'],
     'features': ['FeatureCache', 'bare_model', 'encoder_key', 'feature_bytes', 'feature_loader',
         'frozen_stage', 'inputs_of', 'predict_batch', 'read_features', 'run_batch', 'turn'],
+    'export': ['ExportError', 'OnnxDepth', 'export_model', 'faster'],
 })

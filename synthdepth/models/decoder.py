@@ -4,7 +4,9 @@
 __all__ = ['conv_bn', 'Decoder', 'attract', 'log_binomial', 'mix_bins', 'BinsHead', 'neighbours', 'convex_upsample',
            'ConvexUpsampling']
 
-# %% ../../nbs/3_models/07_decoder.ipynb #8670efdb
+# %% ../../nbs/3_models/07_decoder.ipynb #7c7bd4e1
+from math import lgamma
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,7 +57,7 @@ def attract(
         step = step + d/(1 + alpha*d*d)
     return centres + step/attractors.shape[1]
 
-# %% ../../nbs/3_models/07_decoder.ipynb #1f16fdb6
+# %% ../../nbs/3_models/07_decoder.ipynb #515b58c3
 def log_binomial(
     logit: Tensor,        # (B,1,h,w) log odds of p
     temperature: Tensor,  # (B,1,h,w) above 0; larger spreads over more bins
@@ -63,8 +65,8 @@ def log_binomial(
 ) -> Tensor:              # (B,n,h,w), sums to 1 over the bins
     "Binomial weights of the bins."
     k = torch.arange(n, dtype=logit.dtype, device=logit.device)
-    top = torch.tensor(float(n - 1), dtype=logit.dtype, device=logit.device)
-    choose = torch.lgamma(top + 1) - torch.lgamma(k + 1) - torch.lgamma(top - k + 1)
+    factorials = torch.tensor([lgamma(i + 1) for i in range(n)]).to(logit)  # their logarithms
+    choose = factorials[-1] - factorials - factorials.flip(0)
     terms = torch.stack([k, choose], 1)[..., None, None]
     return F.conv2d(torch.cat([logit, torch.ones_like(logit)], 1)/temperature, terms).softmax(1)
 

@@ -151,11 +151,13 @@ def fit_prior(
 
 # %% ../../nbs/3_models/18_hybriddepth.ipynb #840e9e6a
 def seen_by_prior(
-    prior: DepthModel,  # that looks at the picture alone
+    prior: DepthModel,  # that looks at the picture, and perhaps asks for the camera
     rgb: Tensor,        # (B,3,H,W) in [0, 1]
+    intrinsics: Tensor | None = None,  # (B,4) in pixels, nan where unknown; None: all unknown
 ) -> Tensor:            # (B,1,H,W) 1/metres or disparity; depth where it predicts 'depth'
     "What the prior says, as `fit_prior` takes it."
-    with torch.no_grad(): depth = prior(rgb)[:, None]
+    camera = dict(intrinsics=intrinsics) if 'intrinsics' in prior.needs else {}
+    with torch.no_grad(): depth = prior(rgb, **camera)[:, None]
     return 1/depth.clamp(min=NEAREST) if prior.predicts == 'metric' else depth
 
 # %% ../../nbs/3_models/18_hybriddepth.ipynb #54a8b728
@@ -206,16 +208,17 @@ class HybridStages(DepthModel):
     ):
         super().__init__(prior=prior.name, size=list(size), widths=list(widths))
         self.prior, self.size = prior, tuple(size)
+        if 'intrinsics' in prior.needs: self.needs = *self.needs, 'intrinsics'
         self.own = FocusNetwork(tuple(widths))
 
-    def encode(self, rgb, focal, focus):
+    def encode(self, rgb, focal, focus, intrinsics=None):
         check_stack(rgb, focal, focus)
         size = working_size(rgb.shape[-2:], self.size, 2**len(self.own.encoder.stages))
         half = [n//2 for n in size]
         slices = F.interpolate(focal.flatten(0, 1), size, mode='bilinear', antialias=True)
         features = [f.unflatten(0, focal.shape[:2]) for f in self.own.encoder(slices)]
         picture, prior = (F.interpolate(x, half, mode='bilinear', antialias=True)
-                          for x in (rgb, seen_by_prior(self.prior, rgb)))
+                          for x in (rgb, seen_by_prior(self.prior, rgb, intrinsics)))
         return [*features, picture, prior, focus]
 
     def neck(self, features, size, **inputs):
@@ -275,10 +278,10 @@ class HybridDepth(HybridStages):
 def checked_prior(
     prior: DepthModel,  # of any architecture
 ) -> DepthModel:        # the same
-    "ValueError for a prior that needs more than the picture."
-    if tuple(prior.needs) == ('rgb',): return prior
+    "ValueError for a prior that needs more than the picture and its camera."
+    if not set(prior.needs) - {'rgb', 'intrinsics'}: return prior
     raise ValueError(f'hybriddepth: its prior {prior.name} needs {", ".join(prior.needs)}; '
-                     'expected a model that looks at the picture alone')
+                     'expected a model that looks at the picture, and at most asks for the camera')
 
 
 @register('hybriddepth')

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'CAMERAS', 'UPSAMPLINGS', 'WEIGHTS', 'PLAIN', 'FORMER', 'working_size', 'usual_focal', 'times_longer',
-           'tiny_config', 'Tiny', 'file_config', 'tiny', 'encoder_model']
+           'tiny_config', 'TinyStages', 'Tiny', 'file_config', 'tiny', 'encoder_model']
 
-# %% ../../nbs/3_models/08_tiny.ipynb #bb8aac09
+# %% ../../nbs/3_models/08_tiny.ipynb #d2228b99
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..camera import Intrinsics
 from ..data import USUAL_FOV, focal_lengths
-from .contract import DepthModel
+from .contract import AtWork, DepthModel, OwnSize
 from .decoder import BinsHead, ConvexUpsampling, Decoder
 from .encoders import colours_of, encoder_parts, pretrained_pyramid, pyramid
 from .encoders import pyramid_steps
@@ -76,9 +76,9 @@ def tiny_config(
                 focal=focal or usual_focal(size), upsample=upsample,
                 mean=list(mean or seen['mean']), std=list(std or seen['std']))
 
-# %% ../../nbs/3_models/08_tiny.ipynb #cbea9ff2
-class Tiny(DepthModel):
-    "An encoder of timm, a light decoder, metric bins and a canonical camera."
+# %% ../../nbs/3_models/08_tiny.ipynb #a2089867
+class TinyStages(DepthModel):
+    "An encoder of timm, a light decoder and metric bins, at the size that they work at."
     def __init__(self,
         pretrained: bool = False,  # with the encoder's own weights
         **config,                  # of `tiny_config`
@@ -97,24 +97,43 @@ class Tiny(DepthModel):
             self.register_buffer(name, torch.tensor(c[name]).view(-1, 1, 1), persistent=False)
         if c['camera'] == 'none': return
         self.needs, self.late = ('rgb', 'intrinsics'), ('intrinsics',)
+        self.assumed_camera = f'{USUAL_FOV:g} degrees vertically'
 
+    def own_features(self,
+        rgb: Tensor,      # (B,3,h,w) in [0, 1], at the working size
+    ) -> list[Tensor]:
+        "The encoder's features of a picture that is not resized."
+        rgb = (rgb - self.mean)/self.std
+        return self.encoder(rgb.contiguous(memory_format=torch.channels_last))
+
+    def own_depth(self,
+        features: list[Tensor],  # of the encoder
+    ) -> Tensor:                 # (B,1,h,w) metres for the canonical camera
+        "Depth at the size that the network sees, or a fraction of it."
+        decoded = self.decoder(features)
+        depth = self.head(decoded)
+        return self.upsampling(depth, decoded[-1]) if self.upsampling else depth
+
+# %% ../../nbs/3_models/08_tiny.ipynb #7668b261
+class Tiny(TinyStages):
+    "An encoder of timm, a light decoder, metric bins and a canonical camera."
     def encoder_layers(self): return encoder_parts(self.encoder)
 
     def encode(self, rgb, intrinsics=None):
         size = working_size(rgb.shape[-2:], self.size, self.multiple)
         if rgb.shape[-2:] != size:
             rgb = F.interpolate(rgb, size, mode='bilinear', antialias=True)
-        rgb = (rgb - self.mean)/self.std
-        return self.encoder(rgb.contiguous(memory_format=torch.channels_last))
+        return self.own_features(rgb)
 
     def decode(self, features, size, intrinsics=None):
-        decoded = self.decoder(features)
-        depth = self.head(decoded)
-        if self.upsampling: depth = self.upsampling(depth, decoded[-1])
-        depth = F.interpolate(depth, size, mode='bilinear')[:, 0]
+        depth = F.interpolate(self.own_depth(features), size, mode='bilinear')[:, 0]
         if self.config['camera'] == 'none': return depth
         seen = working_size(size, self.size, self.multiple)
         return depth*times_longer(intrinsics, size, seen, self.config['focal'])
+
+    def at_work(self):
+        focal = None if self.config['camera'] == 'none' else self.config['focal']
+        return AtWork(OwnSize(self), self.size, self.multiple, focal=focal)
 
 # %% ../../nbs/3_models/08_tiny.ipynb #3e1052d8
 WEIGHTS = Path(str(files('synthdepth.models')))/'weights'/'tiny.safetensors'
