@@ -44,7 +44,7 @@ def render_scenes(
 
 # %% ../nbs/8_commands/03_shipped_weights.ipynb #35fe17ea
 TINY_RECIPE = dict(
-    epochs=20, size=(144, 192), batch_size=16, lr=1.5e-3, lr_scale=(('encoder', .3),), warmup=200,
+    epochs=20, size=(192, 256), batch_size=16, lr=1.5e-3, lr_scale=(('encoder', .3),), warmup=200,
     weight_decay=1e-2, patience=1000, variance_focus=.5, loss='silog + 0.3 log_gradient', jitter=.3,
     saturation=.4, hue=.05, gamma=.2, crop=.6, resolution=.5, noise=.03)
 AVERAGED = 5  # epochs at the end whose weights are averaged
@@ -140,7 +140,8 @@ def train_tiny(
     "Render, train, average and describe `tiny`; stopped at any point, the same call goes on."
     out = Path(out)
     folder = render_scenes(out/'scenes', scenes, workers, **rendering or {})
-    recipe = make_recipe('corrected', **TINY_RECIPE | dict(epochs=epochs) | changes)
+    length = dict(epochs=epochs, t_max=epochs)
+    recipe = make_recipe('corrected', **TINY_RECIPE | length | changes)
     last = min(AVERAGED, epochs)
     log = finetune(start(encoder), folder, recipe, out/'run', weights='imagenet',
                    progress='lines', keep=last)
