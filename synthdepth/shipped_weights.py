@@ -151,7 +151,8 @@ def train_tiny(
     "Render, train, average and describe `tiny`; stopped at any point, the same call goes on."
     out = Path(out)
     folder = render_scenes(out/'scenes', scenes, workers, **rendering or {})
-    recipe = make_recipe('corrected', **TINY_RECIPE | dict(epochs=epochs) | changes)
+    length = dict(epochs=epochs, t_max=epochs)
+    recipe = make_recipe('corrected', **TINY_RECIPE | length | changes)
     last = min(AVERAGED, epochs)
     log = finetune(start(encoder, size=recipe.size), folder, recipe, out/'run', weights='imagenet',
                    progress='lines', keep=last)

@@ -394,7 +394,8 @@ def draw_real(models: dict):
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('out', type=Path, help='folder of `synthdepth train-tiny`')
+    parser.add_argument('out', type=Path, nargs='?', default=Path('data/tiny'),
+                        help='folder of `synthdepth train-tiny`')
     parser.add_argument('--ablation', action='store_true')
     parser.add_argument('--goals', metavar='MODEL', help='folder or file of weights')
     parser.add_argument('--former', help='weights of the network that was shipped before')
@@ -408,4 +409,5 @@ if __name__ == '__main__':
     if wrong := set(names) - {row.name for row in ROWS}: parser.error(f'no such row: {wrong}')
     if a.ablation: ablation(a.out, names, a.epochs, (a.height, a.width), a.scenes)
     if a.goals and not a.former: parser.error('--goals needs --former')
+    if not a.ablation and not a.goals: print('nothing asked: --ablation, --goals MODEL (hours)')
     if a.goals: goals(a.out, a.goals, a.former, a.scenes)
