@@ -92,7 +92,8 @@ def part_named(
 @app.command('render')
 def render_command(
     out: Annotated[Path, typer.Argument(help='dataset folder: new, or one to go on with')],
-    preset: Annotated[str, typer.Option(help='abstract, published, rooms or mixed')] = 'abstract',
+    preset: Annotated[str, typer.Option(
+        help='abstract, published, rooms, mixed or homes')] = 'abstract',
     scenes: Annotated[int, typer.Option(help='how many')] = 200,
     seed: Annotated[int, typer.Option(help='of the dataset')] = 0,
     height: Annotated[int, typer.Option(help='pixels')] = 480,
