@@ -92,12 +92,14 @@ def part_named(
 @app.command('render')
 def render_command(
     out: Annotated[Path, typer.Argument(help='dataset folder: new, or one to go on with')],
-    preset: Annotated[str, typer.Option(help='abstract, published, rooms or mixed')] = 'abstract',
+    preset: Annotated[str, typer.Option(
+        help='abstract, published, rooms, mixed or homes')] = 'abstract',
     scenes: Annotated[int, typer.Option(help='how many')] = 200,
     seed: Annotated[int, typer.Option(help='of the dataset')] = 0,
     height: Annotated[int, typer.Option(help='pixels')] = 480,
     width: Annotated[int, typer.Option(help='pixels')] = 640,
-    spp: Annotated[int, typer.Option(help='samples per pixel')] = 16,
+    spp: Annotated[Optional[int], typer.Option(
+        help='samples per pixel; default: 12, fewer for large pictures')] = None,
     workers: Annotated[Optional[int], typer.Option(help='processes; default: all cores')] = None,
     extras: Annotated[str, typer.Option(
         help='more pictures: some of distance,normal,instance,focal')] = '',
@@ -217,7 +219,7 @@ def unpack_command(
 @app.command('publish')
 def publish_command(
     folder: Annotated[Path, typer.Argument(
-        help='complete dataset folder with its card, or a packed one')],
+        help='folder of a complete dataset with its card, a packed one, or a saved model')],
     repo: Annotated[str, typer.Argument(help='OWNER/NAME on the hub')],
     upload: Annotated[bool, typer.Option(
         '--upload', help='send it; without this only list what would go')] = False,
@@ -464,14 +466,21 @@ def demo_real_command(
 
 @app.command('train-tiny')
 def train_tiny_command(
-    out: Annotated[Path, typer.Option(help='folder for the rooms and the run')] = Path('data/tiny'),
+    out: Annotated[Path, typer.Argument(help='folder for the scenes, the run and the model')],
+    scenes: Annotated[Optional[int], typer.Option(help='how many to render')] = None,
+    epochs: Annotated[Optional[int], typer.Option(help='1 or more')] = None,
+    encoder: Annotated[Optional[str], typer.Option(help='a name that timm knows')] = None,
     weights: Annotated[Optional[Path], typer.Option(
-        help='file to write; default: the shipped one')] = None,
+        help='file to write besides, such as the one that is shipped')] = None,
+    workers: Annotated[Optional[int], typer.Option(help='rendering processes')] = None,
 ):
-    "Train the shipped weights of tiny again from rendered rooms."
+    "Render scenes and train the small model on them; stopped, the same command goes on."
     from synthdepth.shipped_weights import train_tiny
     if weights: check_writable(weights.parent)
-    print(train_tiny(check_writable(out), weights).tail(3))
+    given = dict(scenes=scenes, epochs=epochs, encoder=encoder, weights=weights, workers=workers)
+    given = {name: value for name, value in given.items() if value is not None}
+    print(train_tiny(check_writable(out), **given).tail(3))
+    print(f'the model is in {out/"model"}')
 
 # %% ../nbs/8_commands/04_cli.ipynb #161342e5
 def exit_code(

@@ -791,9 +791,10 @@ def test_jobs_are_watched(browser, lab, work):
     page.wait_for_selector('.sd-curves canvas', timeout=120000)
     there = page.locator('.jp-OutputArea')
     assert '40 tasks: 1 running, 39 waiting, at ' in there.inner_text()
-    box = page.locator('.jp-OutputArea div[tabindex="0"]').first.evaluate(
-        '(el) => [el.clientHeight, el.scrollHeight]')
-    assert 100 < box[0] < 400 < box[1], 'the table scrolls by itself'
+    page.wait_for_function("""() => {
+        const box = document.querySelector('.jp-OutputArea div[tabindex="0"]');
+        return 100 < box?.clientHeight && box.clientHeight < 400 && 400 < box.scrollHeight;
+    }""")  # the table scrolls by itself; it is put in anew twice a second
     page.wait_for_function("""() => document.querySelector('.jp-OutputArea tr:nth-child(2)')
         .children[2].innerText > 3""")  # starts, as the thread has counted them
     SHOTS.mkdir(parents=True, exist_ok=True)

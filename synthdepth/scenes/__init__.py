@@ -3,10 +3,13 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'catalogue': ['KINDS', 'SHAPES', 'shape_mesh'],
+    'household': ['HOUSEHOLD', 'HOUSEHOLD_KINDS', 'KINDS', 'REAL_SIZES', 'SHAPES', 'shape_mesh'],
     'materials': ['MATERIALS'],
-    'description': ['PRESETS', 'Factors', 'Object', 'Scene', 'View', 'camera_pose', 'factors',
-        'from_json', 'sun_direction', 'to_json'],
+    'description': ['Factors', 'Lens', 'Object', 'Scene', 'View', 'camera_pose', 'from_json',
+        'sun_colour', 'sun_direction', 'to_json'],
+    'home_factors': ['HomeFactors'],
+    'presets': ['PRESETS', 'factors', 'usual_factors'],
+    'homes': ['draw_home', 'sample_home'],
     'sampling': ['sample_scene'],
     'custom': ['OwnError', 'add_environments', 'add_meshes', 'read_environment', 'read_mesh'],
     'skies': ['sky'],
@@ -15,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'light_paths': ['MAX_DEPTH', 'ROULETTE_DEPTH', 'trace'],
     'picture': ['exposure', 'focal_stack', 'radiance', 'tone_map'],
     'exact_depth': ['decode_normal', 'encode_normal', 'millimetres', 'surface', 'z_depth'],
-    'render': ['EXTRAS', 'render_scene', 'view_fault'],
+    'render': ['enough_samples', 'EXTRAS', 'render_scene', 'view_fault'],
     'write': ['render_dataset'],
     'rerendering': ['rerender', 'scene_sheet', 'stored_scene', 'trace_depths'],
 })

@@ -47,12 +47,15 @@ def shade(
 
 # %% ../../nbs/1_scenes/01_shapes.ipynb #f0c114e9
 def _painted(mesh: Mesh, eye=(.45, .5, .74)) -> tuple[np.ndarray, np.ndarray]:
-    "Corners (F,3,2) and brightness (F,) of the triangles, in the order of painting."
+    "Corners (F,3,2) and brightness (F,) of the triangles, cut small, in the order of painting."
     forward = np.array(eye)/np.linalg.norm(eye)
     right = np.cross((0, 1, 0), forward)
     right /= np.linalg.norm(right)
     seen = mesh.corners @ np.stack([right, np.cross(forward, right), forward], 1)
     light = .15 + .85*np.clip(mesh.normals.mean(1) @ [.3, .8, .5], 0, 1)
+    points, faces, of = trimesh.remesh.subdivide_to_size(
+        seen.reshape(-1, 3), np.arange(3*len(seen)).reshape(-1, 3), .1, 20, True)
+    seen, light = points[faces], light[of]
     front = np.cross(seen[:, 1]-seen[:, 0], seen[:, 2]-seen[:, 0])[:, 2] > 0
     order = np.lexsort([seen[..., 2].mean(1), front])
     return seen[order, :, :2], light[order]
