@@ -213,9 +213,8 @@ class OnnxDepth:
         import onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
-        source, place = (graph, 'graph') if isinstance(graph, bytes) else (str(graph), graph)
-        try: self.session = onnxruntime.InferenceSession(source, options, ['CPUExecutionProvider'])
-        except Exception as e: raise RuntimeError(f'{place}: not read by ONNX Runtime: {e}') from e
+        source = graph if isinstance(graph, bytes) else str(graph)
+        self.session = onnxruntime.InferenceSession(source, options, ['CPUExecutionProvider'])
         about = self.session.get_modelmeta().custom_metadata_map
         self.name, self.predicts = about['model'], about['predicts']
         self.needs = tuple(x.name for x in self.session.get_inputs())
