@@ -178,7 +178,7 @@ def test_predict_takes_the_camera_from_exif_then_from_the_option(tmp_path):
 def test_maps_under_another_field_of_view_are_not_mixed(tmp_path):
     mute = photograph(tmp_path/'mute.jpg')
     predict_pictures(Focal(), [mute], tmp_path/'out', kinds=['npy'], fov=90.)
-    with pytest.raises(ValueError, match='camera'):
+    with pytest.raises(ValueError, match='holds npy with camera vertical field of view 90'):
         predict_pictures(Focal(), [mute], tmp_path/'out', kinds=['npy'], fov=50.)
 
 
