@@ -24,7 +24,7 @@ from toy import write_synthdepth
 from synthdepth.colour import NO_DEPTH
 from synthdepth.data import open_data
 from synthdepth.inspector import COLOUR_MAPS
-from synthdepth.models import create_model
+from synthdepth.models import create_model, load_model
 from synthdepth.training import RECIPES
 
 MISSING = 'playwright is not installed (pip install synthdepth[dev])'
@@ -618,12 +618,18 @@ def test_a_run_folder_is_served_to_its_owner_alone(served, work):
     assert served.said == []
 
 
+def without_camera(work):
+    "What the page says of a picture that has lost its EXIF, if the models ask for a camera."
+    if not load_model(work/'run').assumed_camera: return ''
+    return 'its focal length is not known: original, fine-tuned assume 60 degrees vertically'
+
+
 def test_any_picture_is_predicted(served, work):
     panel = served.locator('.sd-root:has([data-name="file"])')
     assert 'choose or upload a picture' in panel.locator('.sd-message').inner_text()
     panel.locator('[data-name="file"]').set_input_files(work/'toy'/'rgb'/'rgb_00003.png')
     panel.locator("canvas[data-key='pred:original']").hover()
-    assert panel.locator('.sd-message').inner_text() == ''
+    assert panel.locator('.sd-message').inner_text() == without_camera(work)
     titles = panel.locator('.sd-panel figcaption').all_inner_texts()
     assert titles == ['picture', 'original', 'fine-tuned']
     assert re.search(r'original\s+\d+\.\d+', panel.locator('[data-name="readout"]').inner_text())
@@ -689,6 +695,34 @@ def upload_all(page, work, sent: list):
 PREDICTOR = '''from synthdepth.inspector import PredictPanel
 
 PredictPanel({'bright': lambda rgb: 1 + rgb.mean(1)})'''
+
+
+FOCAL = '''from synthdepth.inspector import PredictPanel
+
+class Focal:
+    predicts, needs = 'metric', ('rgb', 'intrinsics')
+    def __call__(self, rgb, intrinsics):
+        return intrinsics[:, :1, None].nan_to_num(1).expand(len(rgb), *rgb.shape[2:])
+
+PredictPanel({'focal': Focal()})'''
+
+
+def test_a_photograph_that_the_browser_makes_smaller_keeps_its_focal_length(browser, lab, work):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xa405] = 26
+    noise = np.random.default_rng(0).integers(0, 255, (2400, 3200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(work/'phone.jpg', quality=95, exif=exif)
+    assert (work/'phone.jpg').stat().st_size > 2**22
+    with notebook_open(browser, lab, work, 'focal', FOCAL) as page:
+        page.locator('[data-name="file"]').set_input_files(work/'phone.jpg')
+        page.wait_for_function("""() => document.querySelector('.sd-root').inspector?.shot?.title
+            === 'phone.jpg'""")
+        camera, known = page.evaluate("""() => {
+          const { camera, camera_known } = document.querySelector('.sd-root').inspector.shot;
+          return [camera, camera_known];
+        }""")
+        assert known and camera[0] == pytest.approx(26/(36**2 + 24**2)**.5*1280, rel=1e-3)
+        assert page.said == []
 
 
 def test_large_photographs_arrive_in_jupyterlab(browser, lab, work):

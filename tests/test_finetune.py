@@ -349,7 +349,8 @@ def test_schedules_of_every_model(name, folder):
     rest = set(names[n:])
     assert rest == ({'neck', 'decoder'} if name == 'zoedepth' else {'decoder'})
     x = dict(rgb=torch.rand(2, 3, 64, 96), depth=torch.rand(2, 64, 96) + 1,
-             valid=torch.ones(2, 64, 96, dtype=torch.bool))
+             valid=torch.ones(2, 64, 96, dtype=torch.bool),
+             intrinsics=torch.tensor([[80., 80., 48., 32.]]*2))
     for changes, live in ((dict(frozen='encoder'), [set()]*3), (dict(), [set(range(n))]*3),
                           *([(dict(frozen='encoder,neck'), [set()]*3)] if 'neck' in rest else []),
                           (dict(frozen='encoder', unfreeze=[[2, 1], [3, 3]]),

@@ -1,14 +1,19 @@
 "What a model needs besides the picture reaches it wherever it is used."
+from base64 import b64encode
 from dataclasses import replace
+from io import BytesIO
 
+import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 from toy import write_synthdepth
 
 from synthdepth.data import Focus, open_data, split_by_scene
 from synthdepth.evaluation import SentinelError, evaluate_models, measure_robustness
 from synthdepth.evaluation import perturb_data, predict_pictures, score_pictures
-from synthdepth.inspector import Comparisons, predict_picture
+from synthdepth.evaluation.pictures import file_camera
+from synthdepth.inspector import Comparisons, PredictPanel, predict_picture
 from synthdepth.inspector.comparisons import change_conditions
 from synthdepth.models import DepthModel, create_model, load_model
 from synthdepth.training import finetune, make_recipe
@@ -129,6 +134,111 @@ def test_a_camera_reaches_the_model_where_it_is_known_and_nan_where_not(data, tm
     camera, height = data.captures[0].intrinsics, data[0].rgb.shape[0]
     assert known[1].item() == pytest.approx(camera.fy*24/height)
     assert unknown.isnan().all()
+
+
+def photograph(path, focal=None, size=(64, 48)):
+    "A JPEG, perhaps with a focal length on 35 mm film."
+    exif = Image.Exif()
+    if focal: exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = focal
+    Image.new('RGB', size, 'teal').save(path, exif=exif)
+    return path
+
+
+class Focal(DepthModel):
+    "Answers with the focal length in pixels; 1 where it is not known."
+    needs, late, name = ('rgb', 'intrinsics'), ('intrinsics',), 'focal'
+    assumed_camera = '60 degrees vertically'
+
+    def encoder_layers(self): return []
+    def encode(self, rgb, intrinsics=None): return [rgb]
+
+    def decode(self, features, size, intrinsics=None):
+        focal = intrinsics[:, 1].nan_to_num(1.)
+        return focal[:, None, None].expand(-1, *features[0].shape[-2:])
+
+
+def test_predict_takes_the_camera_from_exif_then_from_the_option(tmp_path):
+    told = photograph(tmp_path/'told.jpg', 26)
+    turned = photograph(tmp_path/'turned.jpg', 26, (48, 64))
+    mute = photograph(tmp_path/'mute.jpg')
+    found = predict_pictures(Focal(), [told, turned, mute], tmp_path/'out', kinds=['npy'])
+    focal = 26/(36**2 + 24**2)**.5*80
+    for name in ('told', 'turned'):
+        assert np.load(tmp_path/'out'/f'{name}.npy') == pytest.approx(focal, rel=1e-5)
+    assert (np.load(tmp_path/'out'/'mute.npy') == 1).all()
+    assert 'the camera of 1 of 3 pictures is not known and is taken for one of 60 deg' in str(found)
+    assert {k: v['camera'] for k, v in found.record.items()} == dict(
+        told='exif', turned='exif', mute='nobody')
+    again = predict_pictures(Focal(), [told, mute], tmp_path/'fov', kinds=['npy'], fov=90.)
+    assert np.load(tmp_path/'fov'/'mute.npy') == pytest.approx(24., rel=1e-5)
+    assert np.load(tmp_path/'fov'/'told.npy') == pytest.approx(focal, rel=1e-5)
+    assert 'not known' not in str(again)
+
+
+def test_maps_under_another_field_of_view_are_not_mixed(tmp_path):
+    mute = photograph(tmp_path/'mute.jpg')
+    predict_pictures(Focal(), [mute], tmp_path/'out', kinds=['npy'], fov=90.)
+    with pytest.raises(ValueError, match='holds npy with camera vertical field of view 90'):
+        predict_pictures(Focal(), [mute], tmp_path/'out', kinds=['npy'], fov=50.)
+
+
+@pytest.mark.parametrize('exif', [b'', b'Exif', b'Exif\0\0MM\0*\0\0\0\x08\xff\xff'])
+def test_exif_that_says_nothing_is_no_camera(exif, tmp_path):
+    Image.new('RGB', (64, 48)).save(tmp_path/'a.jpg', exif=exif)
+    assert file_camera(tmp_path/'a.jpg', (48, 64)) is None
+    assert file_camera(tmp_path/'none.jpg', (48, 64)) is None
+    for said in (0, -3, 10**9):
+        assert file_camera(photograph(tmp_path/'b.tiff', said), (48, 64)) is None
+
+
+def test_a_zoom_is_told_to_the_model_and_a_turn_is_not_one(data):
+    seen = []
+    class Watched(Focal):
+        def decode(self, features, size, intrinsics=None):
+            seen.append(intrinsics[:, 1])
+            return super().decode(features, size, intrinsics)
+    measure_robustness(Watched(), data.subset([0]), corruptions=('fov', 'roll'), severities=(5,),
+                       show_anyway=True)
+    clear, closer, rolled = seen
+    assert torch.allclose(closer, 2*clear) and torch.equal(rolled, clear)
+
+
+def test_an_evaluation_says_what_was_assumed(data):
+    blind = replace(data, captures=tuple(replace(c, intrinsics=None) for c in data.captures))
+    said = evaluate_models({'focal': Focal()}, blind, show_anyway=True)['notes']
+    assert any('the camera of 12 of 12 pictures is not known' in note for note in said)
+    known = evaluate_models({'focal': Focal()}, data, show_anyway=True)['notes']
+    assert not any('camera' in note for note in known)
+
+
+def test_the_panel_takes_the_camera_from_exif_or_from_what_the_browser_sends(tmp_path):
+    told = photograph(tmp_path/'told.jpg', 26)
+    panel = PredictPanel({'focal': Focal()})
+    focal = 26/(36**2 + 24**2)**.5*80
+    assert panel.predict(told).comparison.shown['focal'][0, 0] == pytest.approx(focal, rel=1e-5)
+    assert panel.note == ''
+    smaller = Image.new('RGB', (32, 24))
+    exif = b64encode(Image.open(told).getexif().tobytes()).decode()
+    file = BytesIO()
+    smaller.save(file, 'PNG')
+    asked = dict(kind='predict', title='told.jpg', exif=exif)
+    for message, expected in ((asked, focal/2), (asked | dict(exif=''), 1.)):
+        panel.receive(None, message | dict(models=['focal']), [file.getvalue()])
+        panel.receive(None, dict(kind='go'), [])
+        found = panel.comparison.shown['focal'][0, 0]
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert 'focal assume 60 degrees vertically' in panel.note
+    wide = PredictPanel({'focal': Focal()}, fov=90.).predict(photograph(tmp_path/'mute.jpg'))
+    assert wide.comparison.shown['focal'][0, 0] == pytest.approx(24.) and wide.note == ''
+
+
+def test_a_prior_is_given_the_camera(data):
+    model, given = hybrid(), []
+    assert model.prior.needs == ('rgb', 'intrinsics') and 'intrinsics' in model.needs
+    model.prior.register_forward_pre_hook(lambda m, a, k: given.append(k['intrinsics']),
+                                          with_kwargs=True)
+    score_pictures(model, data.subset([0, 1]))
+    assert given and all(torch.isfinite(x).all() for x in given)
 
 
 def test_a_batch_size_is_found_with_a_stack():

@@ -17,7 +17,7 @@ from synthdepth.data import loader, open_data, read_stored
 from synthdepth.evaluation import ConstantDepth, PictureError, StoredError, StoredPredictions
 from synthdepth.evaluation import evaluate_model, list_pictures, predict, predict_pictures
 from synthdepth.evaluation import score_models
-from synthdepth.models import create_model
+from synthdepth.models import create_model, inputs_of
 
 COMMAND = [sys.executable, '-m', 'synthdepth']
 
@@ -60,7 +60,8 @@ def test_maps_are_what_evaluation_predicts_to_the_last_bit(root, tiny, tmp_path)
         out = tmp_path/f'{size}'
         predict_pictures(tiny, [root], out, 'tiny', ['npy', 'tiff', 'png'], size)
         batches = loader(data, size=size, batch_size=8)
-        theirs = torch.cat([predict(tiny, b['rgb']) for b in batches]).numpy()
+        theirs = torch.cat([predict(tiny, b['rgb'], **inputs_of(tiny, b)) for b in batches])
+        theirs = theirs.numpy()
         for c, depth in zip(data.captures, theirs):
             ours = [read_stored(out/'rgb'/f'{c.rgb.stem}{e}') for e in ('.npy', '.tiff', '.png')]
             assert np.array_equal(ours[0], depth) and np.array_equal(ours[1], depth)

@@ -85,11 +85,11 @@ def begin_folder(
         if differ := disagreements(old, new):
             raise StoredError(f'{out} holds other predictions ({differ}); choose another folder '
                               '(--out)')
-        for key in ('camera', 'colours'):
-            hang_on_it = KINDS if said.get('sees_camera') else CLOUDS
-            kind = dict(camera=hang_on_it, colours=('colour',))[key]
-            if there.get(key) != said[key] and set(kind) & {*there['files']} & {*said['files']}:
-                raise StoredError(f'{out} holds {" and ".join(kind)} with {key} {there.get(key)}, '
+        hang_on_it = KINDS if said.get('sees_camera') else CLOUDS
+        for key, kinds in dict(camera=hang_on_it, colours=('colour',)).items():
+            both = [k for k in kinds if k in there['files'] and k in said['files']]
+            if both and there.get(key) != said[key]:
+                raise StoredError(f'{out} holds {" and ".join(both)} with {key} {there.get(key)}, '
                                   f'and {said[key]} is asked for; choose another folder (--out)')
         said = there | said | dict(files=sorted({*there['files'], *said['files']}))
     write_json(out/STATEMENT, said)

@@ -27,7 +27,7 @@ STATED = dict(
     scale='metres per stored number, one for all maps or one for each ending: {".png": 0.001}',
     model='who predicted them', weights='', format='', format_version='',
     size='(height, width) of all maps, where pictures were stretched to it', camera='', colours='',
-    files='', note='')
+    files='', note='', sees_camera='')
 
 
 class StoredError(SynthdepthError, ValueError):

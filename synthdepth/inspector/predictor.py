@@ -21,7 +21,7 @@ from PIL import Image
 from ..camera import Intrinsics
 from ..colour import picture_to_rgb
 from ..data import USUAL_FOV
-from ..evaluation import camera_note, exif_camera, panel_page, predict_alone
+from ..evaluation import exif_camera, panel_page, predict_alone
 from ..models import faster
 from .comparison import Comparison, colour_limits, noting_problems
 from .comparison import picture_alone
@@ -171,8 +171,11 @@ class PictureView(LiveView):
     def note(self) -> str:
         "What the reader should know about metres of a picture whose camera is not known."
         if not self.comparison or self.comparison.camera: return ''
-        return '; '.join(f'{name}: {said}' for name in self.comparison.shown
-                         for said in camera_note(self.models.get(name), 1, of=1))
+        assume = {}
+        for name in self.comparison.shown:
+            assume.setdefault(getattr(self.models.get(name), 'assumed_camera', ''), []).append(name)
+        return '; '.join(f'its focal length is not known: {", ".join(names)} assume {view}'
+                         for view, names in assume.items() if view)
 
     def draw(self):
         "Sends the page what there is to see."

@@ -2,15 +2,16 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'NEEDED', 'LARGEST_BATCH', 'LARGEST_STEPS', 'CLOSE', 'NEAR', 'TRIED', 'GRAPH_VERSION', 'WORTH_IT',
-           'size_in_proportion', 'size_or_kept', 'before', 'scaled_by_camera', 'after', 'ExportError', 'inner_graph',
-           'put_together', 'why_not', 'export_graph', 'OnnxDepth', 'differences_of', 'check_graph', 'export_model',
-           'graph_key', 'faster']
+           'size_in_proportion', 'size_or_kept', 'before', 'scaled_by_camera', 'after', 'ExportError', 'Resting',
+           'at_rest_copy', 'inner_graph', 'put_together', 'why_not', 'export_graph', 'OnnxDepth', 'differences_of',
+           'check_graph', 'export_model', 'graph_key', 'faster']
 
 # %% ../../nbs/3_models/20_export.ipynb #5eccf1b2
 import json
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from copy import deepcopy
 from hashlib import sha256
 from importlib.util import find_spec
 from io import StringIO
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import CARD, USUAL_FOV, cache_folder
 from ..errors import SynthdepthError
@@ -133,6 +134,32 @@ class ExportError(SynthdepthError, ValueError):
 NEEDED = 'onnx', 'onnxscript', 'onnxruntime'  # the last to run it alone
 LARGEST_BATCH, LARGEST_STEPS = 2**16, 2**10  # pictures; multiples of the network's step
 
+# %% ../../nbs/3_models/20_export.ipynb #d7bd2e6a
+class Resting(nn.Module):
+    "A batch normalisation at rest, and what follows it in timm."
+    def __init__(self,
+        norm: nn.BatchNorm2d,  # perhaps timm's, with an activation
+    ):
+        super().__init__()
+        scale = norm.weight/(norm.running_var + norm.eps).sqrt()
+        self.scale = nn.Parameter(scale.view(-1, 1, 1))
+        self.shift = nn.Parameter((norm.bias - norm.running_mean*scale).view(-1, 1, 1))
+        self.act = getattr(norm, 'act', nn.Identity())
+
+    def forward(self, x): return self.act(x*self.scale + self.shift)
+
+# %% ../../nbs/3_models/20_export.ipynb #c3679abc
+def at_rest_copy(
+    net: nn.Module,  # in evaluation mode
+) -> nn.Module:      # a copy
+    "A network whose batch normalisations are products and sums."
+    net = deepcopy(net)
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            rests = isinstance(child, nn.BatchNorm2d) and child.affine
+            if rests: setattr(module, name, Resting(child))
+    return net
+
 # %% ../../nbs/3_models/20_export.ipynb #07e52143
 def inner_graph(
     work: AtWork,  # of a model
@@ -143,10 +170,10 @@ def inner_graph(
     if work.multiple or len(work.kept) > 1:
         h, w = (torch.export.Dim(side, min=1, max=LARGEST_STEPS) for side in ('h', 'w'))
         shape |= {2: (work.multiple or 32)*h, 3: (work.multiple or 32)*w}
-    seen = torch.rand(2, 3, *work.size)
+    seen, net = torch.rand(2, 3, *work.size), at_rest_copy(work.net)
     with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
         warnings.simplefilter('ignore')
-        program = torch.onnx.export(work.net, (seen,), dynamo=True, opset_version=18, verbose=False,
+        program = torch.onnx.export(net, (seen,), dynamo=True, opset_version=18, verbose=False,
                                     dynamic_shapes=(shape,), input_names=['seen'],
                                     output_names=['answer'])
     return program.model_proto
@@ -165,7 +192,9 @@ def put_together(
     del graph.functions[:], graph.metadata_props[:]
     done = onnx.compose.merge_models(first, graph, [('seen', 'net/seen')])
     joints = [('net/answer', 'answer'), ('size', 'full'), ('work', 'own')]
-    return onnx.compose.merge_models(done, last, joints)
+    done = onnx.compose.merge_models(done, last, joints)
+    del done.graph.value_info[:]  # sizes of the example that the exporter was shown
+    return done
 
 # %% ../../nbs/3_models/20_export.ipynb #eada2632
 def why_not(
@@ -213,8 +242,9 @@ class OnnxDepth:
         import onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
-        source = graph if isinstance(graph, bytes) else str(graph)
-        self.session = onnxruntime.InferenceSession(source, options, ['CPUExecutionProvider'])
+        source, place = (graph, 'graph') if isinstance(graph, bytes) else (str(graph), graph)
+        try: self.session = onnxruntime.InferenceSession(source, options, ['CPUExecutionProvider'])
+        except Exception as e: raise RuntimeError(f'{place}: not read by ONNX Runtime: {e}') from e
         about = self.session.get_modelmeta().custom_metadata_map
         self.name, self.predicts = about['model'], about['predicts']
         self.needs = tuple(x.name for x in self.session.get_inputs())
