@@ -25,6 +25,7 @@ setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description
                   for chapter in [Path('nbs'), *sorted(Path('nbs').glob('[0-9]_*'))]],
       install_requires=lines('requirements'),
       extras_require={'dev': lines('dev_requirements'),
-                      'diffusion': lines('diffusion_requirements')},
+                      'diffusion': lines('diffusion_requirements'),
+                      'train-tiny': lines('train_tiny_requirements')},
       entry_points={'console_scripts': lines('console_scripts'),
                     'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]})

@@ -4,8 +4,8 @@
 __all__ = ['app', 'Accepted', 'ASKED', 'assignments', 'named_texts', 'listed', 'accept_licences', 'part_named', 'render_command',
            'rerender_command', 'check_command', 'card_command', 'pack_command', 'unpack_command', 'publish_command',
            'finetune_command', 'results_folder', 'of_its_run', 'folder_for', 'evaluate_command', 'predict_command',
-           'check_model_command', 'inspect_command', 'demo_command', 'demo_real_command', 'train_tiny_command',
-           'exit_code', 'main']
+           'export_command', 'check_model_command', 'inspect_command', 'demo_command', 'demo_real_command',
+           'train_tiny_command', 'exit_code', 'main']
 
 # %% ../nbs/8_commands/04_cli.ipynb #dd60ea2e
 import json
@@ -92,7 +92,8 @@ def part_named(
 @app.command('render')
 def render_command(
     out: Annotated[Path, typer.Argument(help='dataset folder: new, or one to go on with')],
-    preset: Annotated[str, typer.Option(help='abstract, published, rooms or mixed')] = 'abstract',
+    preset: Annotated[str, typer.Option(
+        help='abstract, published, rooms, mixed or homes')] = 'abstract',
     scenes: Annotated[int, typer.Option(help='how many')] = 200,
     seed: Annotated[int, typer.Option(help='of the dataset')] = 0,
     height: Annotated[int, typer.Option(help='pixels')] = 480,
@@ -217,7 +218,7 @@ def unpack_command(
 @app.command('publish')
 def publish_command(
     folder: Annotated[Path, typer.Argument(
-        help='complete dataset folder with its card, or a packed one')],
+        help='folder of a complete dataset with its card, a packed one, or a saved model')],
     repo: Annotated[str, typer.Argument(help='OWNER/NAME on the hub')],
     upload: Annotated[bool, typer.Option(
         '--upload', help='send it; without this only list what would go')] = False,
@@ -365,19 +366,36 @@ def predict_command(
     near: Annotated[float, typer.Option(help='metres at the first colour')] = 0.,
     far: Annotated[float, typer.Option(help='metres at the last colour')] = 10.,
     fov: Annotated[Optional[float], typer.Option(
-        help='vertical, in degrees; for points of pictures without a camera')] = None,
+        help='vertical, in degrees, where neither dataset nor EXIF says the focal length')] = None,
     height: Annotated[Optional[int], typer.Option(help='pixels; default: as the picture')] = None,
     width: Annotated[Optional[int], typer.Option(help='pixels; default: as the picture')] = None,
     batch_size: Annotated[int, typer.Option(help='pictures of one size predicted at once')] = 8,
+    torch: Annotated[bool, typer.Option(
+        '--torch', help='never by ONNX Runtime, which is taken for many pictures')] = False,
     accept_licence: Accepted = False,
 ):
     "Write depth maps of any pictures; exit code 1 when one of them could not be predicted."
     from synthdepth.evaluation import given_size, named_model, predict_pictures
     name, network = named_model(model)
     found = predict_pictures(network, pictures, out, name, listed(kinds), given_size(height, width),
-                             batch_size, scale, (near, far), fov, progress=True)
+                             batch_size, scale, (near, far), fov, progress=True, fast=not torch)
     print(found)
     if found.failed: raise typer.Exit(1)
+
+# %% ../nbs/8_commands/04_cli.ipynb #2f61acf6
+@app.command('export')
+def export_command(
+    model: Annotated[str, typer.Argument(
+        help='run folder, saved model, registered name, or NAME=WEIGHTS')],
+    out: Annotated[Path, typer.Argument(help='an .onnx file; one that is there is replaced')],
+    accept_licence: Accepted = False,
+):
+    "Write a model as ONNX: pictures of any size, their cameras beside them."
+    from synthdepth.evaluation import named_model
+    from synthdepth.models import export_model
+    check_writable(out.parent)
+    path = export_model(named_model(model)[1], out)
+    print(f'written: {path} ({path.stat().st_size/1e6:.1f} MB)')
 
 # %% ../nbs/8_commands/04_cli.ipynb #1e5f82ef
 @app.command('check-model')
@@ -447,14 +465,21 @@ def demo_real_command(
 
 @app.command('train-tiny')
 def train_tiny_command(
-    out: Annotated[Path, typer.Option(help='folder for the rooms and the run')] = Path('data/tiny'),
+    out: Annotated[Path, typer.Argument(help='folder for the scenes, the run and the model')],
+    scenes: Annotated[Optional[int], typer.Option(help='how many to render')] = None,
+    epochs: Annotated[Optional[int], typer.Option(help='1 or more')] = None,
+    encoder: Annotated[Optional[str], typer.Option(help='a name that timm knows')] = None,
     weights: Annotated[Optional[Path], typer.Option(
-        help='file to write; default: the shipped one')] = None,
+        help='file to write besides, such as the one that is shipped')] = None,
+    workers: Annotated[Optional[int], typer.Option(help='rendering processes')] = None,
 ):
-    "Train the shipped weights of tiny again from rendered rooms."
+    "Render scenes and train the small model on them; stopped, the same command goes on."
     from synthdepth.shipped_weights import train_tiny
     if weights: check_writable(weights.parent)
-    print(train_tiny(check_writable(out), weights).tail(3))
+    given = dict(scenes=scenes, epochs=epochs, encoder=encoder, weights=weights, workers=workers)
+    given = {name: value for name, value in given.items() if value is not None}
+    print(train_tiny(check_writable(out), **given).tail(3))
+    print(f'the model is in {out/"model"}')
 
 # %% ../nbs/8_commands/04_cli.ipynb #161342e5
 def exit_code(

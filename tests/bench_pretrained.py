@@ -16,7 +16,6 @@ import argparse
 import os
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -56,24 +55,14 @@ def fastdepth(): return create_model('fastdepth', next((REAL/'fastdepth').glob('
 def sets(place: str, scenes: int) -> tuple[dict, dict]:
     "Splits to train on, and datasets to test on."
     how = dict(size=(192, 256), spp=8, workers=2, progress=False)
-    made = {(kind, part): open_data(render_dataset(f'{place}/{kind}-{part}', kind, scenes=n,
-                                                   views=views, seed=seed, **how))
-            for kind in ('rooms', 'abstract')
-            for part, n, views, seed in (('train', scenes//2, 2, 11),
-                                         ('test', 16, 1, 12))}
-    splits = [split_by_scene(made[kind, 'train'], fractions=(.9, .1, 0))
-              for kind in ('rooms', 'abstract')]
-    train = {name: together([s[name] for s in splits], f'{place}/{name}')
-             for name in ('train', 'valid')}
+    for kind in ('rooms', 'abstract'):
+        for part, n, views, seed in (('train', scenes//2, 2, 11), ('test', 16, 1, 12)):
+            render_dataset(f'{place}/{part}/{kind}', kind, scenes=n, views=views, seed=seed, **how)
+    train = split_by_scene(open_data(f'{place}/train'), fractions=(.9, .1, 0))  # both kinds
     tests = dict(nyu=open_data(REAL/'nyuv2'), scenes7=open_data(REAL/'7scenes_redkitchen'),
-                 rooms=made['rooms', 'test'], abstract=made['abstract', 'test'])
+                 rooms=open_data(f'{place}/test/rooms'),
+                 abstract=open_data(f'{place}/test/abstract'))
     return train, tests
-
-
-def together(parts, root: str):
-    "Several datasets of one format as one; captures know where their files are."
-    captures = tuple(c for part in parts for c in part.captures)
-    return replace(parts[0], root=Path(root), captures=captures, known={})
 
 
 def main(scenes: int, epochs: int, figure: str = '', seed: int = 0):

@@ -3,11 +3,12 @@ import pytest
 import torch
 from toy import write_synthdepth
 
-from synthdepth.data import Augment, augment_batch, crop_resize, draw, flips, loader, open_data
-from synthdepth.data import recolour
+from synthdepth.data import Augment, add_noise, augment_batch, crop_resize, draw, flips, loader
+from synthdepth.data import open_data, recolour, soften
 from synthdepth.models import turn
 
-ALL = Augment(flip=True, brightness=.3, contrast=.3, saturation=.4, hue=.1, gamma=.3, crop=.5)
+ALL = Augment(flip=True, brightness=.3, contrast=.3, saturation=.4, hue=.1, gamma=.3, crop=.5,
+              resolution=.4, noise=.1)
 
 
 @pytest.fixture(scope='module')
@@ -39,7 +40,8 @@ def test_off_by_default(data):
 
 
 @pytest.mark.parametrize('wrong', [dict(brightness=1.), dict(hue=.6), dict(crop=0.),
-                                   dict(crop=1.2), dict(gamma=-.1), dict(flip=2)])
+                                   dict(crop=1.2), dict(gamma=-.1), dict(flip=2),
+                                   dict(resolution=0.), dict(resolution=1.1), dict(noise=.6)])
 def test_limits(wrong):
     with pytest.raises(ValueError, match=f'augmentation: {next(iter(wrong))} is'): Augment(**wrong)
 
@@ -120,3 +122,29 @@ def test_recolour_does_what_it_says():
     gray = rgb.mean(0, keepdim=True).expand(3, -1, -1)
     assert torch.allclose(recolour(gray, Augment(saturation=.9, hue=.5), u), gray, atol=1e-3)
     assert not torch.allclose(recolour(rgb, Augment(hue=.5), u), rgb, atol=.05)
+
+
+def test_less_resolution_and_more_noise_change_the_picture_alone(data):
+    batch = next(iter(loader(data, (48, 64), batch_size=12)))
+    found = augment_batch(batch, Augment(resolution=.3, noise=.1), 3, 2)
+    assert all(torch.equal(found[n], batch[n]) for n in ('depth', 'valid', 'intrinsics', 'index'))
+    off = (found['rgb'] - batch['rgb']).flatten(1).std(1)
+    assert off.max() < .2 and off.max() > 2*off.min()  # each picture as its own draw says
+
+
+def test_soften_takes_detail_and_leaves_the_rest():
+    rows = torch.linspace(.2, .8, 40)[:, None].expand(3, 40, 60)
+    assert torch.allclose(soften(rows, .5)[:, 4:-4], rows[:, 4:-4], atol=1e-3)
+    checks = ((torch.arange(40)[:, None] + torch.arange(60)) % 2).float().expand(2, 3, 40, 60)
+    assert soften(checks, .5).std() < .1*checks.std()
+    assert soften(checks, .05).shape == checks.shape  # so small that two rows are left
+
+
+def test_noise_is_its_own_for_each_grain_and_as_strong_as_asked():
+    gray = torch.full((2, 3, 100, 100), .5)
+    one, other = add_noise(gray, .05, .1), add_noise(gray, .05, .2)
+    assert torch.equal(one, add_noise(gray, .05, .1)) and not torch.equal(one, other)
+    assert torch.isclose((one - .5).std(), torch.tensor(.05), rtol=.03)
+    assert not torch.equal(one[0], one[1])  # slices of a stack are pictures of their own
+    between = torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]
+    assert abs(between) < .02 and (add_noise(gray*0, .3, .1) >= 0).all()

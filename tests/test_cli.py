@@ -41,7 +41,7 @@ def test_check_of_the_published_layout(tmp_path):
     (['check', '{tmp}/set', '--page', '/dev/null/x.png'], 'cannot write into /dev/null'),
     (['pack', '{tmp}/set', '/dev/null/x'], 'cannot write into /dev/null/x'),
     (['demo', '--out', '/dev/null/x'], 'cannot write into /dev/null/x'),
-    (['train-tiny', '--weights', '/dev/null/x/w.safetensors'], 'cannot write into /dev/null/x'),
+    (['train-tiny', '{tmp}/tiny', '--weights', '/dev/null/x/w'], 'cannot write into /dev/null/x'),
     (['runs', '{tmp}/nothing'], 'found no such folder'),
     (['finetune', '{tmp}/set', '{tmp}/run', '--recipe', 'perfect'], 'unknown recipe'),
     (['finetune', '{tmp}/set', '{tmp}/run', '--model', 'gpt'], 'gpt'),

@@ -667,12 +667,12 @@ WRONG = dict(
     patience=1.5, select='test', split='views', size=[64], min_depth=12., max_depth=-1,
     schedule='linear', warmup=-1, lr_scale=[['encoder', 0]], loss='huber', variance_focus=2,
     frozen=1, unfreeze=[3], layer_decay=0, flip='no', jitter=3,
-    saturation=-1,
+    saturation=-1, resolution=0, noise=.6,
     hue=-1, gamma=-1, crop=0., precision='fp8', channels_last='False', compile='no',
     checkpointing=1, cache_features='half', max_skipped=7, seed=-1)
 
 
-@pytest.mark.parametrize('name', [f.name for f in fields(RECIPES['corrected'])][1:])
+@pytest.mark.parametrize('name', sorted({f.name for f in fields(RECIPES['corrected'])} - {'name'}))
 def test_no_value_of_a_recipe_is_taken_for_another(name):
     with pytest.raises(FinetuneError): make_recipe(**{name: WRONG[name]})
 

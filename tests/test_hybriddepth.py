@@ -55,7 +55,7 @@ def test_any_size_and_any_number_of_slices(n, size):
     assert depth.shape == (3, *size) and depth.dtype == torch.float32
     assert depth.isfinite().all() and depth.min() > 0 and depth[1].std() > 0
     assert (alone - depth[1]).abs().max() < 1e-4*depth.max()
-    assert model.predicts == 'metric' and model.needs == ('rgb', 'focal', 'focus')
+    assert model.predicts == 'metric' and model.needs == ('rgb', 'focal', 'focus', 'intrinsics')
     assert str(objective_for('metric', '', model.loss)) == 'silog + 0.5 gradient'
 
 

@@ -153,7 +153,7 @@ def test_native_form_is_read_exactly(tmp_path, name):
 
 def test_every_layout_has_a_test(tmp_path):
     with pytest.raises(DataError): open_data(tmp_path)  # which registers them all
-    others = {'synthdepth', 'packed', 'tasks', 'flat', 'nyuv2', 'pairs'}
+    others = {'synthdepth', 'packed', 'tasks', 'flat', 'nyuv2', 'pairs', 'several'}
     assert set(WRITERS) | others == set(LAYOUTS)
 
 

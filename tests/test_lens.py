@@ -94,3 +94,10 @@ def test_a_lens_is_plain_data():
     assert 'lens' not in json.loads(to_json(SCENE))
     with_lens = replace(SCENE, lens=Lens(-.1, noise=.02))
     assert from_json(to_json(with_lens)) == with_lens
+
+
+@pytest.mark.parametrize('field, value', [('vignetting', 1.2), ('noise', -.01), ('k2', np.nan),
+                                          ('exposure', np.inf)])
+def test_values_that_no_camera_has_are_refused(field, value):
+    with pytest.raises(ValueError, match=f'scene grid: the {field} of its lens'):
+        seen(Lens(**{field: value}))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from synthdepth.metrics import LOSSES, gradient_loss, masked_median, silog_loss, ssi_loss
-from synthdepth.metrics import standardise
+from synthdepth.metrics import LOSSES, gradient_loss, log_gradient_loss, masked_median
+from synthdepth.metrics import silog_loss, ssi_loss, standardise
 
 
 def batch(b=2, h=16, w=20, seed=0, dtype=torch.float32):
@@ -58,6 +58,15 @@ def test_one_valid_pixel():
     # the variance of one value is taken as 0
     assert silog_loss(pred, depth).item() == pytest.approx(10*sqrt(.15*log(2)**2 + 1e-6), rel=1e-6)
     assert ssi_loss(pred, depth).item() == 0 and gradient_loss(pred, depth).item() == 0
+
+
+def test_edges_in_log_depth_weigh_as_their_ratio():
+    pred, depth, valid = batch()
+    loss = log_gradient_loss(pred, depth, valid)
+    assert torch.allclose(loss, log_gradient_loss(3*pred, 7*depth, valid))
+    logs = [torch.where(valid, x, 1.).log() for x in (pred, depth)]
+    assert torch.allclose(loss, gradient_loss(*logs, valid))
+    assert log_gradient_loss(.5*depth, depth, valid) < 1e-5 < loss  # the scale is SILog's matter
 
 
 @pytest.mark.parametrize('name', LOSSES)

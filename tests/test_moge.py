@@ -23,7 +23,7 @@ from synthdepth.metrics import silog_loss
 from synthdepth.models import create_model, freeze, load_model, model_names
 from synthdepth.training import finetune, make_recipe
 
-NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'3_models'/'15_moge.ipynb'
+NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'3_models'/'16_moge.ipynb'
 NAMES = 'moge-2-small', 'moge-2-base', 'moge-2-large'
 
 

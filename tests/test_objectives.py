@@ -68,7 +68,9 @@ def test_a_model_of_relative_depth_keeps_its_sign(folder, tmp_path):
 @pytest.mark.parametrize('predicts, loss, message', [
     ('disparity', 'silog', 'the model predicts disparity; expected ssi or affine_l1 alone'),
     ('depth', 'silog + ssi', 'the model predicts depth; expected ssi or affine_l1 alone'),
-    ('metric', 'ssi + 0.5 gradient', 'the model predicts metric; expected silog')])
+    ('metric', 'ssi + 0.5 gradient', 'the model predicts metric; expected silog'),
+    ('metric', 'log_gradient', 'the model predicts metric; expected silog'),
+    ('depth', 'ssi + log_gradient', 'the model predicts depth; expected ssi or affine_l1 alone')])
 def test_a_loss_that_does_not_fit_is_refused_before_anything_is_made(folder, tmp_path, predicts,
                                                                      loss, message):
     recipe = make_recipe('corrected', **SMALL | dict(loss=loss))

@@ -17,6 +17,7 @@ from toy import write_synthdepth
 from synthdepth.signals import Interrupted, Watch
 from synthdepth.training import FinetuneError, finetune, list_checkpoints
 from synthdepth.training import make_recipe, read_state
+from synthdepth.training.checkpoints import checkpoint_name, prune
 from synthdepth.models import create_model
 
 HERE = Path(__file__).parent
@@ -118,7 +119,21 @@ def test_accumulated_and_scheduled_runs_resume_too(folder, tmp_path, monkeypatch
 def test_checkpoints_by_the_clock_do_not_pile_up(folder, tmp_path):
     train(folder, tmp_path/'run', minutes=0.)
     names = [p.name for p in list_checkpoints(tmp_path/'run')]
-    assert names[-2:] == ['epoch_003_step_000008', 'epoch_004'] and len(names) <= 3
+    assert names[-2:] == ['epoch_003', 'epoch_004'] and len(names) <= 3
+
+
+@pytest.mark.parametrize('keep', [1, 2, 3])
+def test_within_an_epoch_the_last_two_checkpoints_take_the_place_of_the_oldest(tmp_path, keep):
+    written = [checkpoint_name(epoch, step) for epoch in range(5) for step in (0, 10, 20, 30)][1:]
+    for name in written:
+        (tmp_path/'checkpoints'/name).mkdir(parents=True)
+        (tmp_path/'checkpoints'/name/'state.json').touch()
+        prune(tmp_path, name, keep, best='epoch_001')
+        if name == 'epoch_004_step_000020': within = [p.name for p in list_checkpoints(tmp_path)]
+        if name == 'epoch_004': after = [p.name for p in list_checkpoints(tmp_path)]
+    assert after == ['epoch_001', *[f'epoch_{n:03d}' for n in range(5 - keep, 5) if n > 1]]
+    steps = ['epoch_004_step_000010', 'epoch_004_step_000020'][-keep:]
+    assert within == ['epoch_001', *[f'epoch_{n:03d}' for n in range(6 - keep, 5)], *steps]
 
 
 def damage(folder, tmp_path, spoil):

@@ -467,3 +467,21 @@ def test_a_hub_out_of_reach_is_one_line(folder):
                             'HF_HUB_OFFLINE': '0'})
     assert p.returncode == 0 and p.stdout.startswith('cannot upload to jane/set: '), p.stderr[-500:]
     assert len(p.stdout.splitlines()) == 1
+
+
+def test_a_model_goes_where_models_are(tmp_path, api):
+    from synthdepth.data.hub import MODEL
+    from synthdepth.models import create_model
+    from synthdepth.models.contract import CARD
+    assert MODEL == CARD
+    folder = create_model('tiny').save(tmp_path/'net')
+    with pytest.raises(DataError, match='found no README.md$'): publish(folder, 'jane/net')
+    (folder/'README.md').write_text('# net')
+    done = publish(folder, 'jane/net', dry_run=False, token='hf_x')
+    assert set(done.files) == {'README.md', 'model.json', 'model.safetensors'}
+    assert api.calls[1][2]['repo_type'] == api.calls[2][1]['repo_type'] == 'model'
+    assert done.url == 'https://huggingface.co/jane/net'
+    (folder/'model.safetensors').unlink()
+    with pytest.raises(DataError, match='tiny has no weights'): publish(folder, 'jane/net')
+    (folder/'model.json').write_text('[]')
+    with pytest.raises(DataError, match='found no name of a model'): publish(folder, 'jane/net')

@@ -9,6 +9,7 @@ __all__ = ['USUAL_FOV', 'LAYERS', 'NO_STACK', 'even_dioptres', 'Focus', 'inverse
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -210,7 +211,8 @@ def read_stack(
     if isinstance(capture.rgb, Member):
         raise DataError(f'{capture.rgb}: its focal stack lies in a shard, where slices are not '
                         'read; expected a folder of files: unpack the dataset first')
-    slices = [read_rgb(data.root/name) for name in names]
+    place = capture.rgb.parents[len(Path(capture.meta['rgb_file_name']).parts) - 1]
+    slices = [read_rgb(place/name) for name in names]
     if len(sizes := {x.shape[:2] for x in slices}) > 1:
         raise DataError(f'{capture.rgb}: found slices of {len(sizes)} sizes, '
                         f'{" and ".join(f"{h}x{w}" for h, w in sorted(sizes))}; expected one')

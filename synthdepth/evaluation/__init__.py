@@ -3,7 +3,8 @@ import lazy_loader
 
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'prediction': ['PredictionError', 'needs_of', 'predict', 'predict_alone', 'predict_captures'],
+    'prediction': ['PredictionError', 'camera_note', 'needs_of', 'predict', 'predict_alone',
+        'predict_captures', 'sees_camera', 'unknown_cameras'],
     'matching': ['MatchError', 'find_maps', 'maps_of_their_own', 'match_maps'],
     'stored_predictions': ['StoredError', 'StoredPredictions'],
     'scores': ['SentinelError', 'score_models', 'score_pictures', 'scores_table', 'write_rows'],
@@ -28,6 +29,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
         'perturb_data', 'turn_camera'],
     'robustness': ['ce_rr', 'depth_estimation_error', 'measure_robustness', 'plot_curves',
         'show_summary', 'summary'],
-    'pictures': ['PictureError', 'list_pictures'],
+    'pictures': ['PictureError', 'asked_camera', 'exif_camera', 'list_pictures'],
     'predicting': ['predict_pictures'],
 })

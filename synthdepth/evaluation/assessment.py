@@ -15,7 +15,7 @@ from torch import nn
 from ..data import DepthData, focus_of
 from ..metrics import Protocol, get_protocol
 from .panels import CaptureCollector, panel_page
-from .prediction import needs_of
+from .prediction import needs_of, unknown_cameras
 from .reporting import PAIR, SHOWN, SHOWN_GEOMETRY, compare, count_scored
 from .reporting import show_table, verdict
 from .scores import score_models, scored_rows
@@ -175,7 +175,7 @@ def evaluate_models(
     trivial = _trivial(train, test, protocol, stack='focal' in needs_of(models.values()))
     scores, kept = score_and_collect(models, trivial, seen, protocol, size, geometry)
     rows = scores[names[-1]]
-    notes = [*notes, *check_scored(rows, test, protocol)]
+    notes = [*notes, *check_scored(rows, test, protocol), *unknown_cameras(models, test)]
     if train is not None: faults += find_copies(train, seen)
     faults += _faults_in_scores(models, scores, test, protocol)
     stop_at_faults(faults, show_anyway)

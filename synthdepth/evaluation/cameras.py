@@ -103,14 +103,15 @@ def _signs(name: str, keys: Sequence[str], device: torch.device) -> Tensor:
 
 # %% ../../nbs/6_evaluation/15_cameras.ipynb #1043a556
 def _perturb_camera(batch: dict, name: str, amount: Tensor, keys: Sequence[str]) -> dict:
-    "rgb, and for a camera that moves depth and valid."
+    "rgb, and for a camera that moves depth and valid, and the focal length of one that zooms."
     rgb, signed = batch['rgb'], amount*_signs(name, keys, amount.device)
     if name == 'exposure': return dict(rgb=adjust_exposure(rgb, signed))
     if name == 'gray': return dict(rgb=lose_colour(rgb, amount))
     pitch, roll = (signed if name == turn else 0*amount for turn in ('pitch', 'roll'))
     zoom = amount if name == 'fov' else 0*amount + 1
     seen = turn_camera(rgb, batch['depth'], batch['valid'], batch['intrinsics'], pitch, roll, zoom)
-    return dict(zip(('rgb', 'depth', 'valid'), seen))
+    closer = torch.stack([zoom, zoom, *torch.ones(2, len(zoom)).to(zoom)], 1)
+    return dict(zip(('rgb', 'depth', 'valid'), seen)) | dict(intrinsics=batch['intrinsics']*closer)
 
 # %% ../../nbs/6_evaluation/15_cameras.ipynb #fb41c56a
 def _perturb_slices(batch: dict, name: str, severity: int, keys: Sequence[str]) -> dict:
@@ -129,7 +130,7 @@ def perturb(
     name: str,            # one of PERTURBATIONS
     severity: int,        # 1 to 5; 0 changes nothing
     keys: Sequence[str],  # one per picture, as `picture_key`
-) -> dict:                # the same entries; a camera that moved has its own depth and valid
+) -> dict:                # the same entries; depth, valid and focal length are the new camera's
     "A batch in a corruption or through another camera."
     if 'focal' in batch: return _perturb_slices(batch, name, severity, keys)
     if name not in CAMERA_PERTURBATIONS:

@@ -22,10 +22,13 @@ from ..camera import Intrinsics
 from ..errors import SynthdepthError, disagreements
 from ..files import write_json
 from ..data import camera_after, resize_rgb
+from ..models import faster
 from .map_files import CLOUDS, KINDS, LARGEST, MapError, MapStyle, check_kinds
 from .map_files import write_map
-from .pictures import AskedPicture, asked_size, list_pictures, read_asked
-from .prediction import model_device, predict_alone
+from .pictures import AskedPicture, asked_camera, asked_size, list_pictures
+from .pictures import read_asked
+from .prediction import camera_note, model_device, predict_alone
+from .prediction import sees_camera
 from .reporting import count_of, for_console, try_folder
 from .stored_predictions import STATEMENT, StoredError, need_networks
 from .stored_predictions import read_statement
@@ -62,7 +65,7 @@ def statement_of(
                 weights=weights_digest(model), predicts=style.predicts,
                 scale={'.png': style.scale} if metric else None,
                 size=list(size) if size else 'native', files=sorted(kinds), colours=colours,
-                camera=camera,
+                camera=camera, **dict(sees_camera=True) if sees_camera(model) else {},
                 note=f'{unit}; .npy and .tiff hold float32, .png 16 bits with 0 for no prediction')
 
 # %% ../../nbs/6_evaluation/19_predicting.ipynb #323d7a2c
@@ -83,7 +86,8 @@ def begin_folder(
             raise StoredError(f'{out} holds other predictions ({differ}); choose another folder '
                               '(--out)')
         for key in ('camera', 'colours'):
-            kind = dict(camera=CLOUDS, colours=('colour',))[key]
+            hang_on_it = KINDS if said.get('sees_camera') else CLOUDS
+            kind = dict(camera=hang_on_it, colours=('colour',))[key]
             if there.get(key) != said[key] and set(kind) & {*there['files']} & {*said['files']}:
                 raise StoredError(f'{out} holds {" and ".join(kind)} with {key} {there.get(key)}, '
                                   f'and {said[key]} is asked for; choose another folder (--out)')
@@ -231,12 +235,14 @@ def keep_maps(
 ):
     "Write a picture's maps, then its line in the record."
     there = np.isfinite(depth) & ((depth > 0) | (job.style.predicts != 'metric'))
-    camera, far = camera_at(picture.camera, native, depth.shape), 0
+    camera, who = asked_camera(picture, native, job.style.fov)
+    camera, far = camera_at(camera, native, depth.shape), 0
     for kind in job.kinds:
         path = map_path(job.out, picture.name, kind)
         far += write_map(kind, path, depth, rgb, camera, job.style)
     add_record(job.out, dict(name=picture.name, source=str(picture.source), state=picture.state,
-                             size=list(depth.shape), too_far=far, nothing=int((~there).sum())))
+                             size=list(depth.shape), too_far=far, nothing=int((~there).sum()),
+                             camera=who))
     job.bar.update()
 
 # %% ../../nbs/6_evaluation/19_predicting.ipynb #210f04f7
@@ -247,8 +253,8 @@ def predict_group(
     "Predict some pictures together; where that fails, one by one."
     shown = [resize_rgb(rgb, job.size) for _, rgb in group]
     rgb = as_batch(shown, model_device(job.model))
-    cameras = torch.stack([camera_after(p.camera, x.shape[:2], 1., seen.shape[:2])
-                           for (p, x), seen in zip(group, shown)])
+    cameras = torch.stack([camera_after(asked_camera(p, x.shape[:2], job.style.fov)[0], x.shape[:2],
+                                        1., seen.shape[:2]) for (p, x), seen in zip(group, shown)])
     try: maps = predict_alone(job.model, rgb, cameras).cpu().numpy()
     except (ValueError, RuntimeError) as e:
         if len(group) == 1: return job.fail(group[0][0], e)
@@ -283,6 +289,7 @@ class Predicted:
     record: dict[str, dict]  # map -> what is known about it, of all that were asked for
     style: MapStyle
     kinds: list[str]
+    model: Callable
 
     def __str__(self):
         made = self.pictures - len(self.failed)
@@ -296,6 +303,9 @@ class Predicted:
             top = self.style.scale*LARGEST
             lines += [f'png: {sum(far)} pixels of {count_of(len(far), "map")} lie beyond {top:g} m '
                       'and are stored as that; --scale 0.01 reaches ten times as far']
+        blind = sum(about.get('camera') == 'nobody' for about in self.record.values())
+        lines += [f'{note}; --fov DEGREES says another'
+                  for note in camera_note(self.model, blind, len(self.record))]
         if nothing: lines += [f'{count_of(nothing, "map")} with pixels without a depth above 0']
         if 'colour' in self.kinds and self.style.predicts == 'metric':
             lines += [f'colour: viridis from {self.style.near:g} to {self.style.far:g} m']
@@ -314,8 +324,9 @@ def predict_pictures(
     batch_size: int = 8,            # pictures predicted at once
     scale: float = .001,            # metres per unit of a 16-bit PNG
     limits: tuple[float, float] = (0., 10.),  # metres at the first and the last colour
-    fov: float | None = None,       # vertical, degrees, for clouds of pictures without a camera
+    fov: float | None = None,       # vertical, degrees, where neither dataset nor EXIF says it
     progress: bool = False,         # show a bar
+    fast: bool = False,             # by ONNX Runtime, where that is installed and pays
 ) -> Predicted:
     "Depth maps of any pictures as files; what is there and fits is not predicted again."
     need_networks({name: model}, 'prediction')
@@ -332,9 +343,10 @@ def predict_pictures(
     videos = {}
     with tqdm(total=len(asked), initial=len(done), unit='picture',
               disable=None if progress else True) as bar:
-        job = PredictingJob(model, out, kinds, style, size, bar)
+        asks = faster(model, len(asked) - len(done)) if fast else model
+        job = PredictingJob(asks, out, kinds, style, size, bar)
         for batch in batches_of(asked, batch_size, size):
             if any(p.name not in done for p in batch): predict_some(job, batch, videos)
     record, names = read_record(out), {p.name for p in asked}
     record = {k: about for k, about in record.items() if k in names}
-    return Predicted(out, name, len(asked), len(done), job.failed, record, style, kinds)
+    return Predicted(out, name, len(asked), len(done), job.failed, record, style, kinds, model)

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['model_device', 'PredictionError', 'predict', 'predict_alone', 'predict_captures', 'PredictedBatch', 'needs_of',
-           'predict_batches']
+           'sees_camera', 'camera_note', 'unknown_cameras', 'predict_batches']
 
 # %% ../../nbs/6_evaluation/01_prediction.ipynb #74e7b836
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -89,6 +89,35 @@ def needs_of(
 ) -> set[str]:                   # of `INPUTS`, and 'rgb'
     "All that any of the models has to be given."
     return {need for model in models for need in getattr(model, 'needs', ['rgb'])}
+
+# %% ../../nbs/6_evaluation/01_prediction.ipynb #da83c9cf
+def sees_camera(
+    model: Callable,  # as in `predict`
+) -> bool:
+    "Does the model ask for the camera?"
+    return 'intrinsics' in needs_of([model])
+
+# %% ../../nbs/6_evaluation/01_prediction.ipynb #4f91d719
+def camera_note(
+    model: Callable,  # as in `predict`
+    unknown: int,     # pictures whose camera nobody knows
+    of: int,          # pictures in all
+) -> list[str]:       # a sentence, or nothing
+    "What a reader should know about metres that hang on an assumed focal length."
+    taken_for = getattr(model, 'assumed_camera', '')
+    if not taken_for or not unknown: return []
+    return [f'the camera of {unknown} of {of} pictures is not known and is taken for one of '
+            f'{taken_for}']
+
+
+def unknown_cameras(
+    models: Mapping[str, Callable],  # name -> model, as in `predict`
+    data: DepthData,                 # the captures
+) -> list[str]:                      # sentences
+    "What each model assumes about captures of which no camera is stated."
+    unknown = sum(c.intrinsics is None for c in data.captures)
+    return [f'{name}: {note}' for name, model in models.items()
+            for note in camera_note(model, unknown, len(data))]
 
 # %% ../../nbs/6_evaluation/01_prediction.ipynb #30d28a84
 def predict_batches(

@@ -32,10 +32,11 @@ class Comparison(PredictedCapture):
 def picture_alone(
     title: str,       # what it is called
     rgb: np.ndarray,  # (H,W,3) uint8 sRGB
+    camera: Intrinsics | None = None,  # in pixels of this size; None: not known
 ) -> Comparison:
     "A picture whose depth nobody measured."
     nothing = np.zeros(rgb.shape[:2], np.float32)
-    return Comparison(title, rgb, nothing, nothing > 0)
+    return Comparison(title, rgb, nothing, nothing > 0, camera=camera)
 
 # %% ../../nbs/7_inspector/01_comparison.ipynb #33f9444a
 @contextmanager

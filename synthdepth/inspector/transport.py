@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..camera import Intrinsics
+from ..data import USUAL_FOV
 from ..evaluation import error_limit
 from .comparison import Comparison, colour_limits
 
@@ -59,9 +60,9 @@ def encode_maps(
 
 # %% ../../nbs/7_inspector/07_transport.ipynb #638bb9e6
 def assumed_camera(
-    height: int,       # pixels
-    width: int,        # pixels
-    fov: float = 60.,  # vertical field of view, degrees
+    height: int,             # pixels
+    width: int,              # pixels
+    fov: float = USUAL_FOV,  # vertical field of view, degrees
 ) -> Intrinsics:
     "A camera for the point cloud where nothing better is known."
     return Intrinsics.from_fov(fov, width, height)
@@ -77,7 +78,7 @@ def json_scores(
 # %% ../../nbs/7_inspector/07_transport.ipynb #c874064a
 def encode_comparison(
     comparison: Comparison,  # a capture, and what models make of it
-    fov: float = 60.,        # vertical field of view where the camera is not known, degrees
+    fov: float = USUAL_FOV,  # vertical field of view where the camera is not known, degrees
     **about,           # what else the page should know
 ) -> tuple[dict, list[bytes]]:  # the message and its buffers
     "A comparison as the page wants it."

@@ -4,7 +4,8 @@ import lazy_loader
 # Imported on use: the command line and the renderer start without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'batches': ['masked_median'],
-    'losses': ['LOSSES', 'gradient_loss', 'mean_where', 'silog_loss', 'ssi_loss', 'standardise'],
+    'losses': ['LOSSES', 'gradient_loss', 'log_gradient_loss', 'mean_where', 'silog_loss',
+        'ssi_loss', 'standardise'],
     'alignment': ['PREDICTS', 'align', 'fit_alignment'],
     'pixel_metrics': ['METRICS', 'depth_metrics'],
     'protocols': ['PROTOCOLS', 'Protocol', 'apply_protocol', 'evaluate_batch', 'get_protocol',

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['LOWEST', 'HIGHEST', 'INPUTS', 'FIXED', 'CARD', 'check_rgb', 'EncoderDecoder', 'decoder_input', 'Parts', 'DepthModel',
-           'group_parameters', 'rest_frozen', 'Comparison', 'picture_noise', 'save_model']
+           'group_parameters', 'rest_frozen', 'Comparison', 'picture_noise', 'AtWork', 'OwnSize', 'save_model']
 
 # %% ../../nbs/3_models/02_contract.ipynb #240301cc
 from abc import ABC, abstractmethod
@@ -46,6 +46,7 @@ class EncoderDecoder(nn.Module, ABC):
     predicts = 'metric'   # 'metric' (metres), or 'depth' or 'disparity' (up to scale and shift)
     needs = ('rgb',)      # what it looks at; some of `INPUTS`
     late = ()             # which of these `decode` and `compare` alone look at
+    assumed_camera = ''   # what it takes an unknown camera for, in words; '': it needs none
     loss = ''             # its authors' objective, as a recipe writes it; '': as `predicts` says
     published = {}        # fields of a recipe as its authors trained it
     origin = {}           # of weights that are not ours: licence, source, commit
@@ -120,6 +121,10 @@ class Parts(EncoderDecoder):
         **inputs: Tensor,          # what the model needs besides, by name
     ) -> 'Comparison | None':      # None: the prediction is compared, pixel by pixel
         "What the loss looks at, for a model whose authors do not compare pixels."
+        return None
+
+    def at_work(self) -> 'AtWork | None':
+        "How it works at a size of its own, for export; None: its parts do not allow it."
         return None
 
 # %% ../../nbs/3_models/02_contract.ipynb #e464c06d
@@ -214,6 +219,31 @@ def picture_noise(
     drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed))
              for seed in seeds.tolist()]
     return torch.stack(drawn).to(seeds.device)
+
+# %% ../../nbs/3_models/02_contract.ipynb #30411389
+class AtWork(NamedTuple):
+    "What is left of a network between resizing its picture and resizing its depth."
+    net: nn.Module                # rgb (B,3,h,w) in [0, 1] to metres (B,1,h,w), or coarser
+    size: tuple[int, int]         # (height, width) that every picture is resized to, pixels
+    multiple: int | None = None   # or to its area, in the picture's proportions and steps of this
+    kept: tuple = ()              # sizes of pictures that are not resized
+    focal: float | None = None    # pixels at that size, of the camera that it answers for
+    least: float = 0.             # metres, below which it never answers
+
+# %% ../../nbs/3_models/02_contract.ipynb #1f00046a
+class OwnSize(nn.Module):
+    "A network without its resizing: `own_features`, then `own_depth`."
+    def __init__(self,
+        model: nn.Module,  # that has both
+    ):
+        super().__init__()
+        self.model = model
+
+    def forward(self,
+        rgb: Tensor,  # (B,3,h,w) in [0, 1], at a size that it works at
+    ) -> Tensor:      # (B,1,h,w) metres, or coarser
+        "Depth at the network's own size."
+        return self.model.own_depth(self.model.own_features(rgb))
 
 # %% ../../nbs/3_models/02_contract.ipynb #5ec4e57b
 CARD = 'model.json'

@@ -63,8 +63,8 @@ def find_builder(
     if not is_model_name(name):
         raise ValueError(f'unknown model {name!r}; known: {", ".join(model_names())}, timm:ENCODER')
     if name.startswith('timm:'):
-        encoders = import_module('synthdepth.models.encoders')
-        return partial(encoders.encoder_model, name.removeprefix('timm:'))
+        tiny = import_module('synthdepth.models.tiny')
+        return partial(tiny.encoder_model, name.removeprefix('timm:'))
     if name not in _builders: import_module(BUILT_IN[name])
     return _builders[name]
 

@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'recipes': ['RECIPES', 'RUN', 'FinetuneError', 'Recipe', 'make_recipe', 'make_splits',
         'recipe_protocol', 'refuse_unknown', 'start_model'],
+    'averaging': ['average_checkpoints', 'last_epochs', 'mean_state'],
     'freezing': ['apply_freezing', 'make_optimizer'],
     'checkpoints': ['list_checkpoints', 'load_checkpoint', 'read_state'],
     'processes': ['choose_precision', 'start_accelerator'],

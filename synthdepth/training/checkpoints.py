@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHECKPOINT', 'random_state', 'set_random_state', 'fingerprint', 'optimizer_tensors', 'changing_state',
            'set_changing_state', 'set_optimizer_tensors', 'save_checkpoint', 'read_state', 'own_random_state',
-           'load_checkpoint', 'checkpoint_name', 'list_checkpoints', 'prune', 'restore']
+           'load_checkpoint', 'checkpoint_name', 'list_checkpoints', 'ends_epoch', 'prune', 'restore']
 
 # %% ../../nbs/5_training/03_checkpoints.ipynb #d3f4ea46
 import json
@@ -210,16 +210,25 @@ def list_checkpoints(
     return sorted(found, key=lambda p: [int(n) for n in re.findall(r'\d+', p.name)])
 
 # %% ../../nbs/5_training/03_checkpoints.ipynb #a1f7d13e
+def ends_epoch(
+    name: str,  # of a checkpoint
+) -> bool:
+    "Was it written after an epoch, not within one?"
+    return 'step' not in name
+
+
 def prune(
     run: Path,       # run folder
     newest: str,     # name of the one just written
-    keep: int = 2,   # how many of the latest stay
+    keep: int = 2,   # how many of the latest epochs stay
     best: str = '',  # name of one that stays whatever its age
 ):
     "Delete old checkpoints, those ahead of the newest, and what was left half written."
     names = [p.name for p in list_checkpoints(run)]
     upto = names[:names.index(newest) + 1]
-    for name in set(names) - set(upto[-keep:]) - {best}: remove(run/'checkpoints'/name)
+    within = [] if ends_epoch(newest) else upto[-min(keep, 2):]
+    epochs = [name for name in reversed(upto) if ends_epoch(name)][:keep - bool(within)]
+    for name in set(names) - {*epochs, *within, best}: remove(run/'checkpoints'/name)
     for part in (run/'checkpoints').glob('*.part'): remove(part)
 
 # %% ../../nbs/5_training/03_checkpoints.ipynb #7af36878

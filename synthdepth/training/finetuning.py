@@ -166,7 +166,7 @@ def finetune(
     weights: str = '',                      # where the model's weights came from, for the record
     progress: bool | str | float = True,    # True: a bar; 'lines', or seconds between them; False
     minutes: float = 10.,                   # between checkpoints within an epoch
-    keep: int = 2,                          # latest checkpoints that stay, besides the best
+    keep: int = 2,                          # latest epochs that stay, besides the best
     workers: int = 0,                       # processes that read ahead
     cache: str | Path | None = None,        # folder that keeps what was read; None: memory
     tensorboard: bool = False,              # write the log for TensorBoard too
