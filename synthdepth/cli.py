@@ -98,7 +98,8 @@ def render_command(
     seed: Annotated[int, typer.Option(help='of the dataset')] = 0,
     height: Annotated[int, typer.Option(help='pixels')] = 480,
     width: Annotated[int, typer.Option(help='pixels')] = 640,
-    spp: Annotated[int, typer.Option(help='samples per pixel')] = 16,
+    spp: Annotated[Optional[int], typer.Option(
+        help='samples per pixel; default: 12, fewer for large pictures')] = None,
     workers: Annotated[Optional[int], typer.Option(help='processes; default: all cores')] = None,
     extras: Annotated[str, typer.Option(
         help='more pictures: some of distance,normal,instance,focal')] = '',

@@ -8,7 +8,8 @@ import warnings
 
 import numpy as np
 
-from synthdepth.scenes import choose_variant, exposure, factors, pinhole_sensor, radiance
+from synthdepth.scenes import choose_variant, enough_samples, exposure, factors, pinhole_sensor
+from synthdepth.scenes import radiance
 from synthdepth.scenes import render_dataset, sample_scene, to_mitsuba, tone_map, variant_problem
 
 CORES = min(2, os.cpu_count())
@@ -86,7 +87,7 @@ if __name__ == '__main__':
               f'llvm_ad_rgb {llvm[0]/scalar[0]:.2f} x the baseline')
     for size, views in (((256, 256), 15), ((480, 640), 3)):
         base = None
-        for spp in (16, 8):
+        for spp in (16, enough_samples(size)):
             rate, memory, busy, later = speed(size=size, spp=spp, workers=CORES, views=views,
                                               scenes=5*CORES)
             base = base or later
@@ -94,7 +95,9 @@ if __name__ == '__main__':
                   f'{later/base:.2f} x 16 samples; '
                   f'with their start {rate:.2f}; {busy:.2f} CPU seconds a capture, '
                   f'{memory:.0f} MB a worker', flush=True)
-    for preset, scenes in (('published', 12), ('rooms', 2)):
-        for n, (mean, least, took) in psnr(preset, (8, 12, 16), scenes=scenes).items():
-            print(f'{preset} 256x256, {n:2} samples, denoised: PSNR {mean:.1f} dB '
-                  f'(lowest {least:.1f}), {took:.2f} s')
+    for preset, size, spp, scenes in (('published', (256, 256), (8, 12, 16), 12),
+                                      ('published', (480, 640), (6, 9), 12),
+                                      ('rooms', (256, 256), (8, 12, 16), 2)):
+        for n, (mean, least, took) in psnr(preset, spp, size, scenes).items():
+            print(f'{preset} {size[1]}x{size[0]}, {n:2} samples, denoised: PSNR {mean:.1f} dB '
+                  f'(lowest {least:.1f}), {took:.2f} s', flush=True)

@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'light_paths': ['MAX_DEPTH', 'ROULETTE_DEPTH', 'trace'],
     'picture': ['exposure', 'focal_stack', 'radiance', 'tone_map'],
     'exact_depth': ['decode_normal', 'encode_normal', 'millimetres', 'surface', 'z_depth'],
-    'render': ['EXTRAS', 'render_scene', 'view_fault'],
+    'render': ['enough_samples', 'EXTRAS', 'render_scene', 'view_fault'],
     'write': ['render_dataset'],
     'rerendering': ['rerender', 'scene_sheet', 'stored_scene', 'trace_depths'],
 })

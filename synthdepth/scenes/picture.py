@@ -122,7 +122,7 @@ def focal_stack(
     size: tuple[int, int],   # (height, width) in pixels
     distances: list[float],  # metres along the viewing direction, one for each slice
     aperture: float,         # radius of the lens in metres, above 0
-    spp: int = 16,           # samples per pixel, 1 or more
+    spp: int = 12,           # samples per pixel, 1 or more
     seed: int = 0,           # of the sampler, 0 or more
     denoise: bool = True,    # with Open Image Denoise
     bend: tuple = (),        # as lenses.bend_of returns it

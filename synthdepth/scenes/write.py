@@ -349,7 +349,7 @@ def render_dataset(
     scenes: int = 200,                       # how many, 1 or more
     seed: int = 0,                           # of the dataset, 0 or more
     size: tuple[int, int] = (480, 640),      # (height, width) in pixels, 16 or more
-    spp: int = 16,                           # samples per pixel, 1 or more
+    spp: int | None = None,                  # samples per pixel; None: enough for the size
     denoise: bool = True,                    # with Open Image Denoise
     workers: int | None = None,              # processes; None: all cores
     progress: bool = True,                   # show a bar
