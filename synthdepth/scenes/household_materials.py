@@ -2,220 +2,43 @@
 
 # %% auto #0
 __all__ = ['HOUSE_WALLS', 'HOUSE_FLOORS', 'FABRICS', 'HOUSE_WOODS', 'HOUSE_METALS', 'PRINTS', 'CLOTHES', 'SKINS', 'LEAVES',
-           'LAMPS', 'BULBS', 'HOUSEHOLD', 'plaid', 'florid', 'zigzag', 'lozenges', 'herringbone', 'mosaic', 'newspaper',
-           'label', 'spines', 'painting', 'landscape', 'centred', 'desktop']
+           'LAMPS', 'BULBS', 'HOUSEHOLD']
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #c2469f4f
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #3a64e83b
 from functools import partial
 
 import numpy as np
 
-from .materials import MATERIALS, TEXTURE, Material, brickwork, checkered
-from .materials import coordinates, fractal_noise, mix, plain, planks, speckled
-from .materials import striped, tiled, wood_grain, woven
+from .household_textures import centred, desktop, florid, herringbone, label
+from .household_textures import landscape, lozenges, mosaic, newspaper, painting
+from .household_textures import plaid, spines, zigzag
+from .materials import MATERIALS, Material, brickwork, checkered, plain, planks
+from .materials import speckled, striped, tiled, wood_grain, woven
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #357e6f30
-def plaid(
-    a,            # (3,) linear RGB in [0,1] of the ground
-    b,            # (3,) of the broad bands
-    c,            # (3,) of the fine lines
-    n: int = 3,   # repeats along a side
-) -> np.ndarray:  # (TEXTURE,TEXTURE,3)
-    "Bands and lines that cross."
-    v, u = coordinates()
-    bands = ((u*n%1 < .4)*.5 + (v*n%1 < .4)*.5)
-    lines = (np.abs(u*n%1 - .7) < .04) | (np.abs(v*n%1 - .7) < .04)
-    return mix(mix(a, b, bands), c, .8*lines)*(.85 + .15*fractal_noise(1, .3))[..., None]
-
-
-def florid(
-    colours,      # (3,) linear RGB each: the ground, then those of the blobs
-    seed: int,    # of the noise
-    edge: float = .62,  # 0..1, higher makes blobs smaller
-) -> np.ndarray:  # (TEXTURE,TEXTURE,3)
-    "Blobs of several colours, like printed leaves and flowers."
-    x = plain(colours[0])
-    for k, c in enumerate(colours[1:]):
-        noise = fractal_noise(seed + 7*k, 1.7)
-        x = mix(x, c, 1.*(np.abs(noise - edge) < .05 + .03*(k % 2)))
-    return x
-
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #b32811fb
-def zigzag(
-    a,            # (3,) linear RGB in [0,1]
-    b,            # the same
-    n: int = 6,   # waves along a side
-) -> np.ndarray:  # (TEXTURE,TEXTURE,3)
-    "Zigzag bands."
-    v, u = coordinates()
-    return mix(a, b, 1.*((v*n + np.abs(u*n % 1 - .5)) % 1 < .5))
-
-
-def lozenges(
-    a,            # (3,) linear RGB in [0,1]
-    b,            # the same
-    n: int = 5,   # along a side
-) -> np.ndarray:  # (TEXTURE,TEXTURE,3)
-    "Outlined diamonds with a dot in each."
-    v, u = coordinates()
-    far = np.abs(u*n % 1 - .5) + np.abs(v*n % 1 - .5)
-    return mix(a, b, 1.*((np.abs(far - .42) < .05) | (far < .1)))
-
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #f554460d
-def herringbone(
-    a,              # (3,) linear RGB in [0,1] of dark grain
-    b,              # (3,) of light grain
-    seed: int = 0,  # of the boards' tones
-) -> np.ndarray:    # (TEXTURE,TEXTURE,3)
-    "Parquet of boards in a zigzag."
-    v, u = coordinates()
-    column = (u*8).astype(int)
-    slant = v*8 + np.where(column % 2, 1, -1)*(u*8 % 1)
-    tone = np.random.default_rng(seed).uniform(.65, 1.1, (8, 10))[column, slant.astype(int) % 10]
-    joint = (slant % 1 < .06) | (u*8 % 1 < .03)
-    return wood_grain(a, b, seed)*(tone*np.where(joint, .4, 1))[..., None]
-
-
-def mosaic(
-    colours,       # (3,) linear RGB in [0,1] each
-    joint,         # (3,) of the joints
-    seed: int = 0,  # of the choice
-    n: int = 16,   # stones along a side
-) -> np.ndarray:   # (TEXTURE,TEXTURE,3)
-    "Small square stones of several colours."
-    v, u = coordinates()
-    kind = np.random.default_rng(seed).integers(len(colours), size=(n, n))
-    x = np.asarray(colours, float)[kind[(v*n).astype(int), (u*n).astype(int)]]
-    return mix(x, joint, 1.*(((v*n) % 1 < .1) | ((u*n) % 1 < .1)))
-
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #bda03eb4
-def _text(x: np.ndarray, box: tuple, ink, rng, line: float) -> np.ndarray:
-    "Words in a box (left, right, top, bottom in 0..1), a line of letters every `line`."
-    left, right, top, bottom = (int(b*TEXTURE) for b in box)
-    step = max(int(line*TEXTURE), 3)
-    for row in range(top, bottom - step + 1, step):
-        at = left
-        while at < right - 2:
-            word = int(rng.integers(2, 9)*step*.45)
-            letters = rng.random((max(step*2//3, 2), min(word, right - at))) < .6
-            area = x[row:row + letters.shape[0], at:at + letters.shape[1]]
-            area[letters[:area.shape[0], :area.shape[1]]] = ink
-            at += word + max(step//3, 1)
-        if rng.random() < .12: row += step
-    return x
-
-
-def newspaper(
-    seed: int = 0,  # of the words
-) -> np.ndarray:    # (TEXTURE,TEXTURE,3)
-    "Three columns of text, a title and a grey picture."
-    rng, x = np.random.default_rng(seed), plain((.72, .7, .64))
-    x = _text(x, (.05, .95, .04, .16), (.03, .03, .03), rng, .11)
-    for left in (.05, .36, .67):
-        x = _text(x, (left, left + .27, .2, .96), (.06, .06, .06), rng, .024)
-    x[120:180, 92:160] = (.1 + .5*fractal_noise(seed, 1.3)[120:180, 92:160])[..., None]
-    return x
-
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #fe3f9834
-def label(
-    ground,       # (3,) linear RGB in [0,1]
-    shape,        # (3,) of the emblem
-    ink,          # (3,) of the words
-    seed: int,    # of the words
-) -> np.ndarray:  # (TEXTURE,TEXTURE,3)
-    "A box or poster: a title, an emblem, small print."
-    rng, x = np.random.default_rng(seed), plain(ground)
-    v, u = coordinates()
-    radius = rng.uniform(.15, .25)
-    x = mix(x, shape, 1.*(np.hypot(u - .5, (v - .52)*rng.uniform(.8, 1.4)) < radius))
-    x = mix(x, np.multiply(ground, .5), 1.*(np.hypot(u - .5, v - .52) < .4*radius))
-    x = _text(x, (.1, .9, .08, .26), ink, rng, .16)
-    return _text(x, (.12, .88, .8, .95), ink, rng, .035)
-
-
-def spines(
-    seed: int,    # of the colours
-    n: int = 11,  # books along a side
-) -> np.ndarray:  # (TEXTURE,TEXTURE,3)
-    "Upright books of many colours, with titles."
-    rng, x = np.random.default_rng(seed), plain((.05, .04, .04))
-    edges = np.r_[0, np.sort(rng.choice(np.arange(8, TEXTURE - 6, 6), n - 1, False)), TEXTURE]
-    for a, b in zip(edges, edges[1:]):
-        x[:, a + 1:b] = rng.uniform(.02, .7, 3)*rng.uniform(.5, 1)
-        ink = (.8, .75, .6) if x[9, a + 1].mean() < .3 else (.05, .05, .08)
-        x[60:70, a + 2:b - 1] = x[200:204, a + 2:b - 1] = ink
-        letters = rng.random((100, max(b - a - 8, 1))) < .4
-        x[85:185, a + 4:a + 4 + letters.shape[1]][letters] = ink
-    return x
-
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #4e4542cc
-def painting(
-    seed: int,    # of everything
-) -> np.ndarray:  # (TEXTURE,TEXTURE,3)
-    "Fields of colour with blots."
-    rng, (v, u) = np.random.default_rng(seed), coordinates()
-    x = mix(rng.uniform(.05, .8, 3), rng.uniform(.05, .8, 3), fractal_noise(seed, 1.6))
-    for _ in range(6):
-        a, b, r, s = rng.uniform(0, 1, 4)
-        inside = (np.abs(u - a) < .25*r) & (np.abs(v - b) < .25*s) if rng.random() < .5 \
-            else np.hypot(u - a, v - b) < .2*r
-        x = mix(x, rng.uniform(.02, .85, 3), .85*inside)
-    return x
-
-
-def landscape(
-    seed: int = 0,  # of the hills
-) -> np.ndarray:    # (TEXTURE,TEXTURE,3)
-    "Sky, hills and a field."
-    v, u = coordinates()
-    x = mix((.15, .35, .75), (.8, .75, .65), np.clip(v*1.8, 0, 1))
-    for k, c in enumerate([(.2, .28, .4), (.12, .25, .12), (.3, .35, .1)]):
-        ridge = .45 + .16*k - .1*(fractal_noise(seed + k, 1.8)[0][None] - .5)*2
-        x = mix(x, c, 1.*(v > ridge))
-    return x*(.8 + .2*fractal_noise(seed, .6))[..., None]
-
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #0dbd6de5
-def centred(
-    f,            # a function that returns a texture
-    *args,        # of it
-) -> np.ndarray:  # (TEXTURE,TEXTURE,3)
-    "A texture whose middle is where a thing has its middle, its first row on top."
-    return np.roll(f(*args)[::-1], TEXTURE//2, (0, 1))
-
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #cc220d7b
-def desktop(
-    seed: int = 0,  # of the windows
-) -> np.ndarray:    # (TEXTURE,TEXTURE,3)
-    "Windows with text on a coloured ground."
-    rng = np.random.default_rng(seed)
-    x = mix((.05, .1, .25), (.1, .3, .4), fractal_noise(seed, 1.8))
-    for _ in range(3):
-        a, b = rng.uniform(.03, .45, 2)
-        right, low = a + rng.uniform(.3, .5), b + rng.uniform(.3, .5)
-        rows, columns = (slice(int(p*TEXTURE), int(q*TEXTURE)) for p, q in ((b, low), (a, right)))
-        x[rows, columns] = rng.choice([.75, .08])
-        x[rows.start:rows.start + 8, columns] = rng.uniform(.1, .5, 3)
-        ink = (.1, .1, .15) if x[rows.start + 12, columns.start + 3].mean() > .3 else (.5, .6, .5)
-        x = _text(x, (a + .02, right - .02, b + .06, low - .02), ink, rng, .03)
-    return x
-
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #960a1577
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #bbcc8123
 def _named(prefix: str, **textures) -> dict[str, Material]:
     "Materials by name; each is a texture and the options of its Material."
     return {f'{prefix}_{name}': Material(t[0], **t[1]) for name, t in textures.items()}
 
-
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #5ce5bc20
 def _paint(r: float, g: float, b: float, seed: int):
     "Emulsion on plaster: nearly one colour."
     return partial(speckled, np.multiply((r, g, b), .94), (r, g, b), seed), dict(roughness=.9)
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #34173392
-_PAPER, _GLOSSY = dict(roughness=.95), dict(roughness=.15)
-_WALLS = _named(
+
+_PAPER, _GLOSSY, _SOFT = dict(roughness=.95), dict(roughness=.15), dict(roughness=1., sheen=.5)
+
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #4e228562
+_PAINTS = _named(
     'wall', ivory=_paint(.76, .72, .6, 40), sand=_paint(.62, .52, .38, 41),
     grey=_paint(.42, .42, .43, 42), slate=_paint(.16, .19, .22, 43), rose=_paint(.65, .42, .38, 44),
     ochre=_paint(.6, .4, .14, 45), sage=_paint(.38, .45, .33, 46), sky=_paint(.45, .6, .72, 47),
-    navy=_paint(.05, .08, .18, 48), terracotta=_paint(.5, .22, .13, 49),
+    navy=_paint(.05, .08, .18, 48), terracotta=_paint(.5, .22, .13, 49))
+
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #1755b9d5
+_SEA = [(.1, .3, .4), (.2, .5, .6), (.7, .75, .75)]
+_PAPERS = _named(
+    'wall',
     striped=(partial(striped, (.62, .6, .5), (.4, .48, .46), 8), _PAPER),
     florid=(partial(florid, [(.7, .66, .55), (.35, .45, .3), (.6, .3, .25)], 50), _PAPER),
     dark=(partial(florid, [(.06, .1, .09), (.4, .33, .12), (.15, .3, .22)], 51), _PAPER),
@@ -224,12 +47,12 @@ _WALLS = _named(
     panels=(partial(planks, (.5, .42, .3), (.66, .58, .44), 52), dict(roughness=.6)),
     whitebrick=(partial(brickwork, (.74, .72, .7), (.55, .54, .52), 53), _PAPER),
     bigtiles=(partial(tiled, (.7, .68, .64), (.35, .34, .33), 2), _GLOSSY),
-    mosaic=(partial(mosaic, [(.1, .3, .4), (.2, .5, .6), (.7, .75, .75)], (.6, .6, .6), 54),
-            _GLOSSY))
+    mosaic=(partial(mosaic, _SEA, (.6, .6, .6), 54), _GLOSSY))
+_WALLS = _PAINTS | _PAPERS
 HOUSE_WALLS = ('paint_white', 'paint_white', 'paint_cream', 'paint_blue', 'paint_green',
                'wallpaper', 'brick', *_WALLS)
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #31192578
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #07730fad
 _FLOORS = _named(
     'floor', light=(partial(planks, (.55, .42, .27), (.72, .6, .42), 60), dict(roughness=.35)),
     dark=(partial(planks, (.06, .035, .02), (.16, .09, .05), 61), dict(roughness=.3)),
@@ -243,25 +66,29 @@ _FLOORS = _named(
     pile=(partial(speckled, (.45, .4, .33), (.65, .6, .52), 66, .4), dict(roughness=1., sheen=.6)))
 HOUSE_FLOORS = ('parquet', 'oak', 'tiles', 'carpet', 'concrete', 'linen', 'terracotta', *_FLOORS)
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #30909509
-_SOFT = dict(roughness=1., sheen=.5)
-_FABRICS = _named(
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #14aceac2
+_FLOWERS = [(.7, .68, .6), (.6, .12, .15), (.15, .35, .15), (.2, .25, .6)]
+_WOVEN = _named(
     'cloth', plaid=(partial(plaid, (.5, .06, .05), (.08, .08, .2), (.8, .78, .7)), _SOFT),
     tartan=(partial(plaid, (.06, .2, .12), (.05, .08, .2), (.6, .5, .1), 4), _SOFT),
     knit=(partial(woven, (.5, .46, .4), (.62, .58, .52), 70, 20), _SOFT),
     grey=(partial(woven, (.2, .2, .21), (.34, .34, .35), 71, 56), _SOFT),
     navy=(partial(woven, (.03, .05, .13), (.06, .09, .2), 72, 56), _SOFT),
-    florid=(partial(florid, [(.7, .68, .6), (.6, .12, .15), (.15, .35, .15), (.2, .25, .6)], 73),
-            _SOFT),
+    florid=(partial(florid, _FLOWERS, 73), _SOFT))
+
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #24f1684a
+_PATTERNED = _named(
+    'cloth',
     stripes=(partial(striped, (.75, .73, .68), (.12, .2, .4), 10), _SOFT),
     sunny=(partial(striped, (.8, .6, .2), (.75, .72, .62), 6), _SOFT),
     velvet=(partial(speckled, (.02, .12, .1), (.04, .2, .17), 74), dict(roughness=.8, sheen=1.)),
     mustard=(partial(speckled, (.45, .28, .03), (.58, .38, .06), 75), dict(roughness=.9, sheen=.6)),
     rug=(partial(lozenges, (.4, .06, .05), (.6, .5, .3), 4), _SOFT),
     zigzag=(partial(zigzag, (.15, .15, .16), (.75, .73, .7), 5), _SOFT))
+_FABRICS = _WOVEN | _PATTERNED
 FABRICS = ('denim', 'wool_red', 'linen', 'leather', 'carpet', *_FABRICS)
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #bc565514
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #9a0dff70
 _WOODS = _named(
     'wood', birch=(partial(wood_grain, (.66, .55, .4), (.78, .68, .53), 80), {}),
     cherry=(partial(wood_grain, (.22, .08, .03), (.42, .18, .08), 81), dict(roughness=.35)),
@@ -270,6 +97,8 @@ _WOODS = _named(
     white=(partial(speckled, (.7, .69, .66), (.77, .76, .73), 84), dict(roughness=.4)),
     painted=(partial(speckled, (.12, .22, .26), (.15, .26, .3), 85), dict(roughness=.4)))
 HOUSE_WOODS = tuple(_WOODS)
+
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #9f6082ec
 _METALS = _named(
     'metal', stainless=(partial(speckled, (.55, .55, .55), (.62, .62, .62), 86),
                         dict(roughness=.28, metallic=1.)),
@@ -277,7 +106,7 @@ _METALS = _named(
     black=(partial(speckled, (.012, .012, .013), (.02, .02, .02), 87), dict(roughness=.35)))
 HOUSE_METALS = tuple(_METALS)
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #64520698
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #907a44a3
 _PRINTS = _named(
     'print', newspaper=(partial(centred, newspaper), _PAPER),
     cereal=(partial(centred, label, (.7, .3, .04), (.85, .75, .3), (.9, .9, .85), 90), _PAPER),
@@ -286,14 +115,18 @@ _PRINTS = _named(
     cardboard=(partial(centred, label, (.42, .28, .15), (.38, .25, .13), (.1, .07, .05), 93),
                _PAPER),
     books=(partial(centred, spines, 94), _PAPER),
-    library=(partial(centred, spines, 95, 16), _PAPER),
+    library=(partial(centred, spines, 95, 16), _PAPER))
+
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #dc5e617b
+_PICTURES = _named(
+    'print',
     abstract=(partial(centred, painting, 1), _PAPER), blots=(partial(centred, painting, 2), _PAPER),
     fields=(partial(centred, painting, 5), dict(roughness=.2)),
     landscape=(partial(centred, landscape), dict(roughness=.3)),
     map=(partial(centred, florid, [(.35, .5, .65), (.6, .6, .4), (.5, .35, .2)], 96, .5), _PAPER))
-PRINTS = tuple(_PRINTS)
+PRINTS = (*_PRINTS, *_PICTURES)
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #29f1a391
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #fe8459bd
 _CLOTHES = _named(
     'wear', jeans=(partial(woven, (.05, .09, .2), (.1, .16, .32), 97, 64), _SOFT),
     black=(partial(speckled, (.015, .015, .018), (.04, .04, .045), 98), _SOFT),
@@ -303,6 +136,8 @@ _CLOTHES = _named(
     sailor=(partial(striped, (.7, .7, .68), (.04, .06, .15), 14), _SOFT),
     khaki=(partial(speckled, (.35, .28, .17), (.45, .37, .24), 102), _SOFT))
 CLOTHES = tuple(_CLOTHES)
+
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #b87a587c
 _SKINS = _named(
     'skin', light=(partial(speckled, (.6, .36, .26), (.72, .46, .35), 103), dict(flatness=1.)),
     brown=(partial(speckled, (.28, .14, .08), (.36, .19, .11), 104), dict(flatness=1.)),
@@ -313,7 +148,7 @@ _LEAVES = _named(
     dark=(partial(speckled, (.02, .08, .03), (.05, .15, .06), 107), dict(roughness=.3)))
 LEAVES = tuple(_LEAVES)
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #593899fc
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #844cfa3b
 _LIGHTS = dict(
     lamp_warm=Material(partial(plain, (.8, .58, .34)), emission=12.),
     lamp_cool=Material(partial(plain, (.62, .74, .85)), emission=12.),
@@ -324,13 +159,15 @@ _LIGHTS = dict(
     bulb_white=Material(partial(plain, (.8, .76, .7)), emission=90.))
 LAMPS = ('lamp', 'lamp', 'lamp_warm', 'lamp_warm', 'lamp_cool', 'lamp_yellow')
 BULBS = ('bulb_warm', 'bulb_warm', 'bulb_white')
+
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #edf2eadd
 _GLASSES = dict(
     mirror=Material(partial(plain, (.9, .9, .9)), 0., 1.),
     screen_off=Material(partial(plain, (.012, .012, .014)), .08),
     screen_on=Material(partial(centred, desktop), .3, emission=.5))
 
-# %% ../../nbs/1_scenes/10_household_materials.ipynb #d82d0724
-HOUSEHOLD = tuple({**_WALLS, **_FLOORS, **_FABRICS, **_WOODS, **_METALS, **_PRINTS, **_CLOTHES,
-                   **_SKINS, **_LEAVES, **_LIGHTS, **_GLASSES})
-MATERIALS.update({**_WALLS, **_FLOORS, **_FABRICS, **_WOODS, **_METALS, **_PRINTS, **_CLOTHES,
-                  **_SKINS, **_LEAVES, **_LIGHTS, **_GLASSES})
+# %% ../../nbs/1_scenes/10_household_materials.ipynb #c31bb378
+_HOUSEHOLD = {**_WALLS, **_FLOORS, **_FABRICS, **_WOODS, **_METALS, **_PRINTS, **_PICTURES,
+              **_CLOTHES, **_SKINS, **_LEAVES, **_LIGHTS, **_GLASSES}
+HOUSEHOLD = tuple(_HOUSEHOLD)
+MATERIALS.update(_HOUSEHOLD)
