@@ -26,10 +26,16 @@ def weights_of(folder):
     return load_model(folder).state_dict()
 
 
+def begin(out, **more):
+    "The training in a process of one thread, so that sums are added in one order."
+    return subprocess.Popen([sys.executable, '-c', SCRIPT.format(small=SMALL | more), str(out)],
+                            env=os.environ | dict(OMP_NUM_THREADS='1'))
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp('tiny')/'all'
-    train_tiny(out, weights=out/'file'/'tiny.safetensors', **SMALL)
+    assert begin(out, weights=str(out/'file'/'tiny.safetensors')).wait() == 0
     return out
 
 
@@ -66,18 +72,16 @@ def test_the_file_is_small_and_gives_the_same_depth(trained):
 
 def test_stopped_anywhere_it_ends_the_same(trained, tmp_path):
     "Killed while it renders and again while it trains; the third call ends as if nothing had been."
-    code = SCRIPT.format(small=SMALL)
     waited = tmp_path/'scenes'/'homes'/'rgb'/'rgb_00002.png', tmp_path/'run'/'log.csv'
     for file in waited:
-        process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)],
-                                   env=os.environ | dict(OMP_NUM_THREADS='1'))
+        process = begin(tmp_path)
         end = time.monotonic() + 240
         while not file.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(.05)
         process.kill()
         process.wait()
         assert file.exists()
-    train_tiny(tmp_path, **SMALL)
+    assert begin(tmp_path).wait() == 0
     expected, found = weights_of(trained/'model'), weights_of(tmp_path/'model')
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 

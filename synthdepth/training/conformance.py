@@ -303,11 +303,12 @@ def rank_of(
     subject: Subject,   # under examination
     model: DepthModel,  # that was trained
 ) -> float:             # from -1 to 1
-    "Rank correlation of prediction and target, mean of the captures."
+    "Rank correlation of prediction and target, mean of the captures; 0 for one of one value."
     pred, batch = answer(model, subject.batch).cpu(), subject.batch
     target = target_of(batch['depth'], batch['valid'], objective_of(model, subject.recipe)).cpu()
     valid = batch['valid'].cpu()
-    ranks = [spearmanr(p[v], t[v]).statistic for p, t, v in zip(pred, target, valid) if v.any()]
+    shown = [(p[v], t[v]) for p, t, v in zip(pred, target, valid) if v.any()]
+    ranks = [0. if p.min() == p.max() else spearmanr(p, t).statistic for p, t in shown]
     return float(sum(ranks)/len(ranks))
 
 
