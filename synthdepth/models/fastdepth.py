@@ -65,6 +65,7 @@ class FastDepthLayers(DepthModel):
         self.blocks = nn.ModuleList(separable(a, b, 3, act, s) for a, b, s in blocks)
         self.ups = nn.ModuleList(separable(a, b, 5, nn.ReLU()) for a, b in steps)
         self.last = normalised_conv(decoder[-1], 1, 1, nn.ReLU())
+        nn.init.constant_(self.last[1].bias, 2.)  # metres; about 0 a random ReLU may be dead
 
     def own_features(self,
         rgb: Tensor,      # (B,3,h,w) in [0, 1], multiples of 32 pixels
