@@ -42,7 +42,7 @@ def separable(
     depthwise = normalised_conv(channels_in, channels_in, kernel, act, stride, groups=channels_in)
     return nn.Sequential(depthwise, normalised_conv(channels_in, channels_out, 1, act))
 
-# %% ../../nbs/3_models/09_fastdepth.ipynb #a350a135
+# %% ../../nbs/3_models/09_fastdepth.ipynb #9c5b6bd1
 CROPPED = (224, 224)  # pixels, what FastDepth was trained on: the middle of a picture
 WHOLE = (256, 256)    # pixels, a whole picture at the same scale
 LEAST = 1e-6          # metres; a ReLU may say 0, which is no depth
@@ -51,7 +51,7 @@ SKIPS = (0, 2, 4)     # encoder blocks, counted from 0, whose output the decoder
 ENCODER_WIDTHS = (16, 56, 88, 120, 144, 256, 408, 376, 272, 288, 296, 328, 480, 512)
 DECODER_WIDTHS = (200, 256, 120, 56, 16)
 
-
+# %% ../../nbs/3_models/09_fastdepth.ipynb #b0d028ad
 class FastDepthLayers(DepthModel):
     "Pruned MobileNet, NNConv5 decoder with additive skips, at the size that they work at."
     def __init__(self,
