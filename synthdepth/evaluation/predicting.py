@@ -232,11 +232,12 @@ def keep_maps(
     rgb: np.ndarray,        # (h,w,3) uint8, as it was shown
     depth: np.ndarray,      # (h,w) float32 in the model's unit
     native: tuple[int, int],  # height, width of the picture
+    asked: tuple,           # camera at that size, or None; and who says so: of `asked_camera`
 ):
     "Write a picture's maps, then its line in the record."
     there = np.isfinite(depth) & ((depth > 0) | (job.style.predicts != 'metric'))
-    camera, who = asked_camera(picture, native, job.style.fov)
-    camera, far = camera_at(camera, native, depth.shape), 0
+    (known, who), far = asked, 0
+    camera = camera_at(known, native, depth.shape)
     for kind in job.kinds:
         path = map_path(job.out, picture.name, kind)
         far += write_map(kind, path, depth, rgb, camera, job.style)
@@ -253,15 +254,16 @@ def predict_group(
     "Predict some pictures together; where that fails, one by one."
     shown = [resize_rgb(rgb, job.size) for _, rgb in group]
     rgb = as_batch(shown, model_device(job.model))
-    cameras = torch.stack([camera_after(asked_camera(p, x.shape[:2], job.style.fov)[0], x.shape[:2],
-                                        1., seen.shape[:2]) for (p, x), seen in zip(group, shown)])
+    asked = [asked_camera(picture, x.shape[:2], job.style.fov) for picture, x in group]
+    cameras = torch.stack([camera_after(camera, x.shape[:2], 1., seen.shape[:2])
+                           for (camera, _), (_, x), seen in zip(asked, group, shown)])
     try: maps = predict_alone(job.model, rgb, cameras).cpu().numpy()
     except (ValueError, RuntimeError) as e:
         if len(group) == 1: return job.fail(group[0][0], e)
         for one in group: predict_group(job, [one])
         return
-    for (picture, pixels), seen, depth in zip(group, shown, maps):
-        try: keep_maps(job, picture, seen, depth, pixels.shape[:2])
+    for (picture, pixels), seen, depth, camera in zip(group, shown, maps, asked):
+        try: keep_maps(job, picture, seen, depth, pixels.shape[:2], camera)
         except MapError as e: job.fail(picture, e)
 
 

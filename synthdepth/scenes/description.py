@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SOLID', 'SKIES', 'BACKGROUNDS', 'ENVIRONMENTS', 'SURFACES', 'THINGS', 'Object', 'View', 'Lens', 'Scene', 'as_tuples',
            'to_json', 'from_json', 'camera_pose', 'sun_direction', 'sun_colour', 'check_names', 'check_range',
-           'check_counts', 'Factors']
+           'draw_count', 'check_counts', 'Factors']
 
 # %% ../../nbs/1_scenes/12_description.ipynb #7724dd15
 import json
@@ -154,6 +154,14 @@ def check_range(
     if ok: return
     limit = 'lowest <= highest' if least == -np.inf else f'{least:g} <= lowest <= highest'
     raise ValueError(f'factor {factor} is {pair!r}; expected a pair (lowest, highest) with {limit}')
+
+# %% ../../nbs/1_scenes/12_description.ipynb #18103878
+def draw_count(
+    rng: np.random.Generator,  # moved on by one draw
+    pair: tuple,               # (lowest, highest), both ends included
+) -> int:
+    "A whole number of a range."
+    return int(rng.integers(pair[0], pair[1] + 1))
 
 # %% ../../nbs/1_scenes/12_description.ipynb #b9c4938c
 def check_counts(

@@ -6,7 +6,7 @@ __all__ = ['CORNER', 'lamp_colours', 'ceiling_panels', 'glow', 'hang_pendants', 
 # %% ../../nbs/1_scenes/22_home_lights.ipynb #e2a03e0b
 import numpy as np
 
-from .description import Lens
+from .description import Lens, draw_count
 from .plans import outer_walls
 from .standing import Place, ceiling_at, is_free, place_object
 from .standing import stream, surrounding_box
@@ -27,7 +27,7 @@ def ceiling_panels(
     "Luminous panels in the ceiling, one or a row."
     f, plan = place.factors, place.plan
     rng, colour = place.stream('lamps'), lamp_colours(place)[0]
-    n = int(rng.integers(f.lamps[0], f.lamps[1] + 1))
+    n = draw_count(rng, f.lamps)
     size = float(rng.uniform(.25, 1.2)), .004, float(rng.uniform(.25, .7))
     for k in range(n):
         rng = place.stream(f'lamp-{k}')
@@ -56,7 +56,7 @@ def hang_pendants(
     f, plan = place.factors, place.plan
     rng, colour = place.stream('pendants'), lamp_colours(place)[1]
     tables = [s for s in place.stood if 'table' in s.shape and s.size[1] > .6]
-    for k in range(int(rng.integers(f.pendants[0], f.pendants[1] + 1))):
+    for k in range(draw_count(rng, f.pendants)):
         rng = place.stream(f'pendant-{k}')
         size, material = draw_size('pendant_lamp', rng), draw_material(place, 'pendant_lamp', rng)
         share, base = rng.uniform(-.35, .35, 2), rng.uniform(1.5, 1.9)

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.random import Generator
 
-from .description import Scene, sun_colour
+from .description import Scene, draw_count, sun_colour
 from .furnishing import bed_set, desk_set, dining_set, kitchen_run, piece
 from .furnishing import screen_unit, seating, wash_place
 from .home_factors import HomeFactors
@@ -93,7 +93,7 @@ def furnish(
     share = float(place.stream('furniture').uniform(*place.factors.furniture))
     for k, (put, least, most) in enumerate(PROGRAMS[sort]):
         rng = place.stream(f'{sort} {k}')
-        n = int(rng.integers(least, most + 1))
+        n = draw_count(rng, (least, most))
         for i in range(n):
             rng = place.stream(f'{sort} {k} {i}')
             if rng.random() < share: put(place, rng)

@@ -7,6 +7,7 @@ __all__ = ['cover', 'hang', 'hang_pictures', 'mirror', 'show_on', 'hang_others',
 # %% ../../nbs/1_scenes/19_on_walls.ipynb #277f8eb2
 from numpy.random import Generator
 
+from .description import draw_count
 from .openings import THICK, Opening
 from .plans import Face, outer_walls
 from .standing import Place, Stood, keep_free, place_object, put_on, stand
@@ -50,7 +51,7 @@ def hang_pictures(
     "Framed pictures, and posters without a frame."
     f = place.factors
     rng = place.stream('pictures')
-    for n in range(int(rng.integers(f.pictures[0], f.pictures[1] + 1))):
+    for n in range(draw_count(rng, f.pictures)):
         rng = place.stream(f'picture-{n}')
         shown = str(rng.choice(f.prints))
         if rng.random() < .6:
@@ -174,7 +175,7 @@ def hang_doors(
     f = place.factors
     kind = draw_material(place, 'door', place.stream('door'))
     rng = place.stream('doors')
-    for n in range(int(rng.integers(f.doors[0], f.doors[1] + 1))):
+    for n in range(draw_count(rng, f.doors)):
         rng = place.stream(f'door-{n}')
         size = float(rng.uniform(.75, .98)), float(rng.uniform(1.98, 2.12)), .07
         found = stand_at_wall(place, rng, 'door', kind, size, gap=0., before=.6)

@@ -11,7 +11,7 @@ from math import atan2, cos, degrees, hypot, sin
 from numpy.random import Generator
 from scipy.spatial.transform import Rotation
 
-from .description import Object
+from .description import Object, draw_count
 from .plans import Face, Plan, along_wall, block_faces, outer_walls
 from .standing import Place, is_free, keep_free, place_object, surrounding_box
 
@@ -145,7 +145,7 @@ def window_openings(
     width, low, high = window_kind(place)
     fit = [f for f in place.faces if f.wall not in (-1, *closed) and f.height > high + .05]
     rng, found = place.stream('windows'), []
-    wanted = int(rng.integers(place.factors.windows[0], place.factors.windows[1] + 1))
+    wanted = draw_count(rng, place.factors.windows)
     main = rng.integers(4)
     for n in range(12*bool(fit)):
         rng = place.stream(f'window {n}')

@@ -12,18 +12,14 @@ from numpy.random import Generator
 from scipy.spatial.transform import Rotation
 
 from .catalogue import KINDS, shape_mesh
-from .description import SOLID, Factors, Object, Scene, View, sun_colour
+from .description import SOLID, Factors, Object, Scene, View, draw_count
+from .description import sun_colour
 from .homes import sample_home
 
 # %% ../../nbs/1_scenes/25_sampling.ipynb #c144b00a
 def _draw(rng: Generator, pair) -> float:
     "Uniform in a range (lowest, highest); nothing is drawn where both are the same."
     return float(pair[0] if pair[0] == pair[1] else rng.uniform(*pair))
-
-
-def _count(rng: Generator, pair) -> int:
-    "A whole number of a range, both ends included."
-    return rng.integers(pair[0], pair[1]+1)
 
 # %% ../../nbs/1_scenes/25_sampling.ipynb #380c019a
 def _motion(f: Factors, rng: Generator) -> list[dict]:
@@ -45,7 +41,7 @@ def _bulbs(f: Factors, rng: Generator) -> list[Object]:
     "Luminous spheres anywhere in the box."
     low, high = np.array(f.box).T
     def bulb(): return tuple(rng.uniform(low, high).tolist()), (float(rng.uniform(.1, .25)),)*3
-    n = _count(rng, f.bulbs) if f.bulbs[1] else 0
+    n = draw_count(rng, f.bulbs) if f.bulbs[1] else 0
     return [Object('sphere', 'lamp', *bulb()) for _ in range(n)]
 
 # %% ../../nbs/1_scenes/25_sampling.ipynb #9a693d30
@@ -53,7 +49,7 @@ def _floating_scene(f: Factors, rng: Generator) -> tuple[list[Object], list[View
     "Objects anywhere in a box, in any orientation, before a camera that stays where it is."
     low, high = np.array(f.box).T
     objects = _bulbs(f, rng)
-    for _ in range(_count(rng, f.objects)):
+    for _ in range(draw_count(rng, f.objects)):
         size = float(rng.uniform(*f.size))
         shape, material = str(rng.choice(f.shapes)), str(rng.choice(f.materials))
         at, turn = rng.uniform(low, high), Rotation.random(rng=rng).as_quat()
@@ -154,7 +150,7 @@ def _put_on(thing: _Thing, top: tuple, rng: Generator) -> Object:
 def _furnish(f: Factors, w: float, d: float, taken: list, rng: Generator) -> list[Object]:
     "Furniture on the floor, clear of the taken (x, z, radius); smaller things beside it or on it."
     objects, taken, tops = [], list(taken), []
-    for k in range(_count(rng, f.objects)):
+    for k in range(draw_count(rng, f.objects)):
         big = k < 3 or rng.random() < .45
         thing = _thing(f, big, rng)
         if not big and tops and rng.random() < .5:
@@ -172,7 +168,7 @@ def _furnish(f: Factors, w: float, d: float, taken: list, rng: Generator) -> lis
 def _in_the_air(f: Factors, w, h, d, camera: tuple, rng: Generator) -> list[Object]:
     "Objects in any orientation; those that come near the camera's (x, z, radius) are left out."
     objects = []
-    for _ in range(_count(rng, f.floating)):
+    for _ in range(draw_count(rng, f.floating)):
         size, turn = float(rng.uniform(*f.size)), Rotation.random(rng=rng).as_quat()
         at = rng.uniform(-.5, .5, 3)*(np.array([w, h, d]) - size) + (0, h/2, 0)
         shape, material = str(rng.choice(f.shapes)), str(rng.choice(f.materials))
@@ -185,7 +181,7 @@ def _room_scene(f: Factors, rng: Generator) -> tuple[list[Object], list[View]]:
     "A furnished room, seen from one spot in it."
     w, h, d = (rng.uniform(*r) for r in f.room)
     objects = _shell(w, h, d, rng)
-    objects += [_ceiling_lamp(w, h, d, rng) for _ in range(_count(rng, f.lamps))]
+    objects += [_ceiling_lamp(w, h, d, rng) for _ in range(draw_count(rng, f.lamps))]
     x, z = _free_spot(w, d, .5, [], rng, margin=.2)
     objects += _furnish(f, w, d, [(x, z, .5)], rng)
     if f.floating[1]: objects += _in_the_air(f, w, h, d, (x, z, .5), rng)

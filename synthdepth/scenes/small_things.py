@@ -11,6 +11,7 @@ import numpy as np
 from numpy.random import Generator
 
 from .catalogue import shape_mesh
+from .description import draw_count
 from .household_materials import SKINS
 from .standing import Place, Stood, level_area, levels, local_place, overlap
 from .standing import place_object, proportions, put_on, stand, stand_anywhere
@@ -130,7 +131,7 @@ def clutter_floor(
     f = place.factors
     usual = [s for s in LYING if s in f.shapes] + [s for s in f.shapes if s.startswith('own/')]
     rng = place.stream('clutter')
-    n = int(rng.integers(f.clutter[0], f.clutter[1] + 1)*min(1., rng.uniform(.2, 1.4)))
+    n = int(draw_count(rng, f.clutter)*min(1., rng.uniform(.2, 1.4)))
     for k in range(n*bool(usual)):
         rng = place.stream(f'clutter-{k}')
         shape = str(rng.choice(usual))
@@ -165,7 +166,7 @@ def put_plants(
     "Plants on the floor, mostly at walls, and hanging from the ceiling."
     f = place.factors
     rng = place.stream('plants')
-    for k in range(int(rng.integers(f.plants[0], f.plants[1] + 1))):
+    for k in range(draw_count(rng, f.plants)):
         rng = place.stream(f'plant-{k}')
         shape = str(rng.choice(['houseplant', 'palm', 'hanging_plant', 'potted_plant']))
         size, material = draw_size(shape, rng), draw_material(place, shape, rng)
